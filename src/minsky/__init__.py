@@ -1,0 +1,1 @@
+"""Mechanism of the toolkit: images, host, virtual cluster, data staging, reports."""

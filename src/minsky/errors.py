@@ -1,0 +1,20 @@
+"""One exception for everything that a user can mend, and the one place that prints it."""
+
+import sys
+from collections.abc import Callable
+
+
+class MinskyError(Exception):
+    """Something a user can mend: what was found, why it cannot work, what to type instead."""
+
+
+def speak_plainly(main: Callable[[], int | None]) -> int:
+    """Run *main*; a MinskyError becomes a sentence on stderr and status 2, Ctrl-C status 130."""
+    try:
+        return main() or 0
+    except MinskyError as error:
+        print(f"minsky: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minsky: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
