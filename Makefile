@@ -1,0 +1,32 @@
+# Plain `make` lists the verbs. NODES=2, MINSKY_DATA=DIR or URL and ARGS="--epochs 1" go on the same line.
+.DEFAULT_GOAL := help
+.PHONY: help demo cluster down shell test test-all lint clean venv
+PYTHON ?= python3
+PATH := $(CURDIR)/.venv/bin:$(PATH)
+MINSKY := .venv/bin/python -m minsky.cluster
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: venv  ## from nothing to a network trained on two nodes: accuracy, images/s, plot (ARGS for the lab)
+	@$(MINSKY) demo $(ARGS)
+cluster: venv  ## boot and provision the virtual cluster; again: repair what has drifted (NODES=1 to 16)
+	@$(MINSKY) up
+shell: venv  ## log in on the cluster as an ordinary user
+	@$(MINSKY) shell
+down: venv  ## remove the virtual cluster; images and caches stay
+	@$(MINSKY) down
+test: lint  ## lint, then all tests but the slow ones; boots the cluster if none runs (PYTEST_ARGS="-k munge")
+	@pytest $(PYTEST_ARGS)
+test-all: lint  ## the same with the slow tests
+	@pytest -m "" $(PYTEST_ARGS)
+lint: venv  ## what a change must pass before anything runs: ruff, mypy, shellcheck, ansible-lint
+	@ruff check --quiet && ruff format --check --quiet
+	@mypy src jobs/labs/labkit playbooks/filter_plugins
+	@git ls-files -co --exclude-standard | xargs grep -lE '^#!.*sh$$|^# shellcheck shell=' | xargs shellcheck -x
+	@ansible-lint --offline -q
+clean: venv  ## down, and remove this project's images, caches and .minsky too
+	@$(MINSKY) clean
+
+venv:
+	@PYTHONPATH=src $(PYTHON) -m minsky.bootstrap

@@ -1,0 +1,27 @@
+#!/bin/bash
+#SBATCH --job-name=cnn
+#SBATCH --nodes=2
+#SBATCH --exclusive
+#SBATCH --time=00:30:00
+#SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
+
+# A convolutional network on MNIST, one rank per node, each with all the node's CPUs. From any directory
+# that the nodes share:
+#   sbatch jobs/cnn_horovod.sh                     two nodes
+#   sbatch -N 3 jobs/cnn_horovod.sh --epochs 2     three, and an option of the lab (--help lists them)
+#   sbatch -N 1 -n 2 -c 1 jobs/cnn_horovod.sh      two ranks on one node, a core each
+#   bash jobs/cnn_horovod.sh                       one process, without Slurm
+
+set -euo pipefail
+
+# Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
+submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's/^ *Command=//p') || true
+for jobs in "$(dirname "${submitted%% *}")" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+  [[ -f $jobs/labs/launch.sh ]] && break
+done
+[[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }
+# shellcheck source=jobs/labs/launch.sh
+source "$jobs/labs/launch.sh"
+
+"${launch[@]}" python -m labs.cnn "$@"

@@ -1,0 +1,75 @@
+"""Knobs that the labs share, and their types."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from labs.labkit.world import launch_rank
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that shows defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations; a wrong option is refused in one voice, not in N."""
+
+    def __init__(self, lab: str, description: str) -> None:
+        super().__init__(prog=lab, description=description, allow_abbrev=False, formatter_class=_Help)
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and *message*, exit with status 2."""
+        time.sleep(min(launch_rank(), 1))  # rank 0's exit ends the others before they repeat it
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message} (--help explains every option)", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def whole(smallest: int) -> Callable[[str], int]:
+    """Argument type: a whole number, *smallest* or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {smallest} or more")
+        return int(text)
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Argument type: a number from *low* up to, and without, *high*."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value < high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to below {high:g}")
+        return value
+
+    return parse
+
+
+def add_common(parser: Parser) -> None:
+    """Add the knobs that every lab has."""
+    parser.add_argument("--seed", type=whole(0), default=1, help="start of every random choice")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=os.environ.get("MINSKY_DATA_DIR"),
+        help="directory that holds the data sets, mnist/ and so on; default from $MINSKY_DATA_DIR",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="directory for results, plot and checkpoints; training continues from a checkpoint found there "
+        "(default: a new one per job, in results/)",
+    )

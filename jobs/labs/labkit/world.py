@@ -1,0 +1,142 @@
+"""Ranks, nodes and threads of a run, and its end when a rank fails."""
+
+import os
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from labs.labkit import LabError
+from labs.labkit.lazy import hvd, tf
+
+MANY = 8  # nodes, from which on not all are named
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one rank runs: its node, the kernel below it, the CPUs it may use, its threads."""
+
+    node: str
+    machine: str
+    cpus: frozenset[int]
+    threads: int
+
+
+@dataclass(frozen=True)
+class World:
+    """One rank's view of all ranks."""
+
+    rank: int
+    places: list[Place]
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return len(self.places)
+
+    @property
+    def threads(self) -> int:
+        """Threads of this rank."""
+        return self.places[self.rank].threads
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes, in order of ranks."""
+        return list(dict.fromkeys(place.node for place in self.places))
+
+    @property
+    def place(self) -> str:
+        """Where it runs, in words."""
+        nodes = self.nodes
+        names = " ".join(nodes if len(nodes) <= MANY else [nodes[0], "...", nodes[-1]])
+        ranks, threads = count(self.size, "rank"), count(self.threads, "thread")
+        return f"{ranks} on {count(len(nodes), 'node')} ({names}), {threads} each"
+
+    def say(self, text: str) -> None:
+        """Print *text* at once, on rank 0 only."""
+        if self.rank == 0:
+            print(text, flush=True)
+
+
+def count(number: int, noun: str) -> str:
+    """Return *number* and *noun*, in the plural where it is one."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def threads(usable: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Threads for one rank: what Slurm granted, or its share of the node, at most *usable* CPUs.
+
+    `mpirun` leaves all CPUs of the node to each of its ranks unless it binds them, so there the share
+    is the CPUs divided by the ranks on this node.
+    """
+    share = usable // int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
+    return max(1, min(usable, int(environment.get("SLURM_CPUS_PER_TASK") or share)))
+
+
+def crowding(places: list[Place]) -> str:
+    """Return a sentence where ranks share CPUs, so that nobody takes the run's speed for a measurement."""
+    machines = defaultdict(list)
+    for place in places:
+        machines[place.machine].append(place)
+    for ranks in machines.values():
+        wanted = sum(rank.threads for rank in ranks)
+        cpus = len(frozenset().union(*(rank.cpus for rank in ranks)))
+        if wanted > cpus:
+            who, where = (
+                f"{count(len(ranks), 'rank')} with {wanted} threads",
+                f"{count(cpus, 'CPU')} of one machine",
+            )
+            return f"{who} share {where}: a run for correctness, not for speed"
+    return ""
+
+
+@contextmanager
+def start() -> Iterator[World]:
+    """Join the ranks of this run; a failure on one of them prints its reason and ends all.
+
+    Yields:
+        This rank's World.
+    """
+    try:
+        cpus = frozenset(os.sched_getaffinity(0))
+        granted = threads(len(cpus))
+        os.environ["OMP_NUM_THREADS"] = str(granted)  # oneDNN and BLAS read it once, when they are loaded
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        tf.config.threading.set_intra_op_parallelism_threads(granted)
+        tf.config.threading.set_inter_op_parallelism_threads(granted)
+        hvd.init()  # Horovod: the ranks find each other
+        _refuse_strangers(hvd.size(), os.environ)
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        here = Place(os.uname().nodename, machine, cpus, granted)
+        yield World(hvd.rank(), hvd.allgather_object(here))
+    except LabError as error:
+        _end(str(error))
+    except Exception:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one
+        _end(traceback.format_exc())
+
+
+def _refuse_strangers(ranks: int, environment: Mapping[str, str]) -> None:
+    """Refuse N processes that each take themselves for the only one and would write the same files."""
+    started = int(environment.get("SLURM_STEP_NUM_TASKS") or 1)
+    if ranks == 1 and started > 1:
+        raise LabError(
+            f"Slurm started {started} tasks, but MPI sees only one: start them with `srun --mpi=pmix` "
+            "(`srun --mpi=list` shows whether this cluster has it)",
+        )
+
+
+def launch_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Rank as the launcher numbers it: known before Horovod is."""
+    return int(environment.get("PMIX_RANK") or environment.get("SLURM_PROCID") or 0)
+
+
+def _end(reason: str) -> NoReturn:
+    rank = launch_rank()
+    time.sleep(min(rank, 1))  # a reason that all ranks share is printed once: rank 0's end ends the others
+    print(f"rank {rank} on {os.uname().nodename} failed: {reason}", file=sys.stderr, flush=True)
+    os._exit(1)  # not sys.exit: Horovod's shutdown would wait for ranks that wait for this one

@@ -1,0 +1,70 @@
+# shellcheck shell=bash
+# Read by each lab's job script, with $jobs set: checks that the lab can start, says where it will run, and
+# leaves in the array `launch` the words that come before `python`.
+
+jobs=$(realpath "$jobs")
+# shellcheck source=jobs/env.sh
+source "$jobs/env.sh"
+
+stop() {
+  printf 'minsky: %s\n' "$*" >&2
+  exit 1
+}
+
+# --- Slurm: srun starts the ranks --------------------------------------------------------------------------
+
+launch=()
+if [[ -n ${SLURM_JOB_ID:-} ]]; then
+  # Submitted in a directory that only the submit host has, the job runs in a directory of that name on the
+  # node, or in /tmp. Its output lies there too, so the sentence goes to the home directory as well.
+  if [[ ${SLURM_SUBMIT_HOST%%.*} != "${HOSTNAME%%.*}" || $SLURM_JOB_NUM_NODES -gt 1 ]]; then
+    case $(stat -f -c %T .) in
+      tmpfs | overlayfs | ext2/ext3 | xfs | btrfs | zfs)
+        sentence="job $SLURM_JOB_ID was submitted in $SLURM_SUBMIT_HOST:$SLURM_SUBMIT_DIR, a directory that the"
+        sentence+=" nodes do not share: submit it from your home directory or another one below $MINSKY_SHARED"
+        echo "minsky: $sentence" >"$HOME/${SLURM_JOB_NAME:-lab}-$SLURM_JOB_ID.out" || true
+        stop "$sentence"
+        ;;
+    esac
+  fi
+  [[ $(srun --mpi=list 2>&1) == *pmix* ]] || stop "srun has no PMIx here (srun --mpi=list), so ranks would not find" \
+    "each other: install Slurm's PMIx plugin (Debian: slurm-wlm-plugins)"
+
+  # srun does not take --cpus-per-task from sbatch (since Slurm 22.05). Without one, a rank gets its share of
+  # the smallest node.
+  cpus=$(tr , '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1)
+  # Not SLURM_TASKS_PER_NODE: for a whole node without a task count that is the number of its CPUs.
+  tasks=$(((${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES} + SLURM_JOB_NUM_NODES - 1) / SLURM_JOB_NUM_NODES))
+  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-$((cpus > tasks ? cpus / tasks : 1))}
+  launch=(srun --mpi=pmix --kill-on-bad-exit=1)
+fi
+
+# --- MPI: what makes Horovod fast on CPUs ------------------------------------------------------------------
+
+# Horovod's thread waits inside MPI for the other ranks, and Open MPI waits by polling: on nodes without a
+# spare core that takes time from the computation (2 ranks, a core each: 0.65 of one rank's speed).
+export OMPI_MCA_mpi_yield_when_idle=1
+# Ranks of one node copy straight from each other's memory, which the kernel forbids between containers that
+# have a user namespace each; Open MPI would print a line per message. Shared memory does it, with one copy more.
+export OMPI_MCA_btl_vader_single_copy_mechanism=none
+
+# --- Apptainer: the image, with the labs, the data and this directory in it --------------------------------
+
+export PYTHONPATH=$jobs APPTAINERENV_PYTHONPATH=$jobs PYTHONDONTWRITEBYTECODE=1
+image=$MINSKY_IMAGE
+if [[ -r $MINSKY_IMAGE ]] && command -v apptainer >/dev/null; then
+  binds=$jobs,$PWD
+  [[ -d $MINSKY_DATA_DIR ]] && binds+=,$(realpath "$MINSKY_DATA_DIR"):$MINSKY_DATA_DIR:ro
+  launch+=(apptainer exec --bind "$binds" "$MINSKY_IMAGE")
+elif [[ -z ${SLURM_JOB_ID:-} ]]; then
+  image="none: plain $(command -v python)"
+elif [[ -r $MINSKY_IMAGE ]]; then
+  stop "$HOSTNAME has no apptainer, in which the labs run: provision the node with playbooks/site.yml"
+else
+  stop "there is no image $MINSKY_IMAGE on $HOSTNAME: stage it with playbooks/site.yml, or set MINSKY_IMAGE in" \
+    "$jobs/env.sh to where it lies"
+fi
+
+echo "nodes:   ${SLURM_JOB_NODELIST:-$HOSTNAME}"
+echo "image:   $image"
+echo "threads: ${SRUN_CPUS_PER_TASK:-$(nproc)} per rank"

@@ -1,0 +1,94 @@
+"""From whatever stands to a network trained across the virtual cluster, and its result brought home."""
+
+import shlex
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+from minsky import follow, report
+from minsky.cluster import USER, ssh, up
+from minsky.errors import MinskyError
+from minsky.paths import STATE
+from minsky.stages import Stages, console
+
+DEADLINE = 1800  # seconds that a job may wait and run
+
+
+def demo(nodes: str | None, arguments: list[str]) -> None:
+    """Bring the cluster up where it is not, train on two nodes, and end on the job's RESULT line.
+
+    Args:
+        nodes: compute nodes of the cluster; by default those that are up, or else three.
+        arguments: for the lab.
+    """
+    stages = Stages()
+    ranks = min(up(nodes, stages, trust=True), 2)
+    words = shlex.join(["-N", str(ranks), "jobs/cnn_horovod.sh", *arguments])
+    with stages.stage("job", f"sbatch {words}"):
+        name = time.strftime("%Y%m%d-%H%M%S")
+        # With a copy of its own: ~/jobs is the user's to edit, and the demo shows the checkout's.
+        job = as_user(
+            f"mkdir -p demo/{name} && cd demo/{name} && cp -rT $MINSKY_SHARED/jobs jobs && "
+            f"sbatch --parsable {words}"
+        ).strip()
+        state, output = watch(job)
+        kept = fetch(f"demo/{name}", STATE / "results" / f"{name}-cnn-{job}")
+    found = [line for line in output if line.startswith(report.MARK)]
+    if state != "COMPLETED" or not found:
+        said = "\n".join(output[-8:])
+        raise MinskyError(f"job {job} ended {state}; its files are in {kept}, its last lines were:\n{said}")
+    console.print(f"\nSeconds per stage:\n{stages.table()}\n")
+    result = report.results(found[-1])[0]
+    for key in ("results", "plot"):  # where they lie here, not on the cluster
+        result[key] = next((str(path) for path in kept.rglob(Path(result[key]).name)), result[key])
+    console.print(report.summarise(result))
+    print(found[-1])
+
+
+def as_user(script: str) -> str:
+    """Run a bash *script* in a login shell of USER on control, and return what it prints."""
+    done = subprocess.run(
+        ssh(USER, f"bash -lc {shlex.quote(script)}"),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise MinskyError(f"On control, as {USER}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def watch(job: str) -> tuple[str, list[str]]:
+    """Show a job's states and output until it ends; return the last state and the lines of its output."""
+    state, output = "", []
+    with (
+        Path(follow.__file__).open() as program,
+        subprocess.Popen(
+            ssh(USER, f"python3 -u - {job} {DEADLINE}"), stdin=program, stdout=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            text = line.rstrip("\n")[2:]
+            if line.startswith("= "):
+                state = text.split()[0]
+                console.print(f"  job {job}: {text.removesuffix(' None')}")
+            else:
+                output.append(text)
+                console.print(f"  | {text}")
+    if process.returncode not in {0, 1}:
+        raise MinskyError(
+            f"job {job} was {state or 'not seen'} when following it ended (after {DEADLINE} s, or with the "
+            "connection): `make shell`, then `squeue` and `sacct` show what became of it."
+        )
+    return state, output
+
+
+def fetch(directory: str, to: Path) -> Path:
+    """Copy a submit directory of USER from the cluster, without jobs and checkpoints; return *to*."""
+    to.mkdir(parents=True)
+    command = ssh(USER, f"tar -C {directory} -c --exclude=./jobs --exclude=checkpoints .")
+    with (
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+    ):
+        archive.extractall(to, filter="data")
+    return to

@@ -1,0 +1,64 @@
+"""site.yml changes what is wrong, says so, and nothing else."""
+
+import json
+
+
+def test_a_second_run_changes_nothing(site):
+    run = site()
+    assert run.status == 0, run.text[-3000:]
+    assert run.changed == set()
+
+
+def test_drift_is_repaired_and_reported_as_exactly_that(site, control, nodes, users):
+    first, second = nodes[0], nodes[1] if len(nodes) > 1 else nodes[0]
+    names = [node.check_output("hostname") for node in (first, second)]
+    before = control.check_output("sha256sum /etc/slurm/slurm.conf")
+    control.check_output("echo 'MaxJobCount=17' >> /etc/slurm/slurm.conf")
+    first.check_output("systemctl stop munge")
+    second.check_output("chmod 0644 /etc/munge/munge.key")
+    second.check_output(f"userdel {users[1].name}")
+
+    run = site()
+
+    assert run.status == 0, run.text[-3000:]
+    assert control.check_output("sha256sum /etc/slurm/slurm.conf") == before
+    assert first.service("munge").is_running
+    assert second.file("/etc/munge/munge.key").mode == 0o400
+    assert second.user(users[1].name).exists
+    changed = {name for _, name in run.changed}
+    assert changed == {"control", *names}
+    tasks = sorted(run.changed)
+    assert all("slurm" in task.lower() for task, name in tasks if name == "control"), tasks
+    assert site().changed == set()
+
+
+def test_a_misspelt_variable_is_refused_before_anything_changes(site):
+    run = site("-e", json.dumps({"slurm_partiton": "main"}))
+    assert run.status != 0
+    assert run.changed == set()
+    assert "slurm_partiton" in run.text
+
+
+def test_a_file_system_of_unknown_type_is_refused_with_the_types_there_are(site):
+    wrong = [{"name": "shared", "type": "glustre", "mount": "/shared", "servers": []}]
+    run = site("-e", json.dumps({"cluster_filesystems": wrong}))
+    assert run.status != 0
+    assert run.changed == set()
+    assert "glustre" in run.text
+    assert "gluster" in run.text.replace("glustre", "")
+
+
+def test_a_node_that_reboots_mounts_again_before_it_takes_jobs(nodes, control, shared, inventory):
+    node = nodes[-1]
+    name = node.check_output("hostname")
+    import docker  # noqa: PLC0415
+
+    docker.from_env().containers.get(f"minsky-{name}").restart(timeout=20)
+    from .conftest import wait_until  # noqa: PLC0415
+
+    def idle():
+        state = control.check_output(f"sinfo -h -n {name} -o %T")
+        return state == "idle" and node.run("systemctl is-active slurmd").stdout.strip() == "active"
+
+    wait_until(idle, f"{name} idle after its reboot", 120)
+    assert node.mount_point(shared).exists

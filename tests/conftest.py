@@ -1,0 +1,22 @@
+"""What all tests share: where the checkout is, and which inventory the cluster tests look at."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+VIRTUAL = ROOT / "playbooks" / "inventory" / "virtual"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--inventory",
+        type=Path,
+        default=VIRTUAL,
+        help="Ansible inventory of the cluster to test (default: the virtual cluster, booted if none runs)",
+    )
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT

@@ -1,0 +1,52 @@
+"""Contracts that every role keeps."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROLES = sorted((Path(__file__).resolve().parents[2] / "playbooks" / "roles").iterdir())
+
+
+def options(role: Path) -> dict:
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())
+    return specs["argument_specs"]["main"].get("options", {})
+
+
+def defaults(role: Path) -> dict:
+    return yaml.safe_load((role / "defaults" / "main.yml").read_text()) or {}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_a_role_says_what_it_is_and_declares_its_options_once(role):
+    assert (role / "README.md").read_text().startswith(f"# {role.name}\n")
+    required = {name for name, option in options(role).items() if option.get("required")}
+    assert set(defaults(role)) | required == set(options(role))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_option_says_what_it_sets_and_what_changing_it_does(role):
+    text = (role / "defaults" / "main.yml").read_text()
+    for paragraph in text.replace("---\n", "").strip().split("\n\n"):
+        if not any(line and line[0] not in "# -" for line in paragraph.splitlines()):
+            continue
+        comment = "\n".join(line for line in paragraph.splitlines() if line.startswith("#"))
+        assert "Sets:" in comment, f"no 'Sets:' above\n{paragraph}"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_names_begin_with_the_role_so_that_a_misspelt_one_can_be_refused(role):
+    assert [name for name in defaults(role) if not name.startswith(f"{role.name}_")] == []
+
+
+def test_no_role_takes_another_ones_prefix():
+    names = [role.name for role in ROLES]
+    assert [(a, b) for a in names for b in names if b.startswith(f"{a}_")] == []
+
+
+def test_site_runs_every_role():
+    plays = yaml.safe_load((ROLES[0].parents[1] / "site.yml").read_text())
+    run = {role for play in plays for role in play.get("roles", [])}
+    by_type = {role.name for role in ROLES if role.name.startswith("fs_")}
+    without_tasks = {role.name for role in ROLES if not (role / "tasks").exists()}
+    assert run | by_type | without_tasks == {role.name for role in ROLES}

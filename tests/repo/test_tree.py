@@ -1,0 +1,63 @@
+"""Contracts over the whole tree."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tracked() -> list[Path]:
+    out = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout
+    return [ROOT / name for name in out.splitlines() if (ROOT / name).is_file()]
+
+
+def test_every_dependency_is_locked_by_hash():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lock = (ROOT / "requirements.lock").read_text()
+    asked = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    for requirement in asked:
+        name = re.split(r"[<>=\[ ]", requirement)[0]
+        pinned = re.search(rf"(?m)^{re.escape(name)}==\S+.*\\\n    --hash=sha256:", lock)
+        assert pinned, f"{name} is not in requirements.lock; run the command in its first lines"
+
+
+def test_no_package_registry_is_named():
+    # put together here so that this file does not name them either
+    hosts = "|".join([r"py" + r"pi\.org", r"python" + r"hosted\.org", r"deb\." + r"debian", r"registry\." + r"npmjs"])
+    named = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked()
+        for number, line in enumerate(path.read_text(errors="ignore").splitlines(), 1)
+        if re.search(hosts, line)
+    ]
+    assert named == [], "clients find their registries by configuration; use package names"
+
+
+def test_every_place_in_the_readmes_map_exists():
+    block = re.search(r"(?s)## The tree.*?```\n(.*?)```", (ROOT / "README.md").read_text())
+    assert block, "README.md has no map of the tree"
+    names = re.findall(r"(?m)^([\w./-]+)", block[1])
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_every_make_verb_in_the_documents_exists():
+    verbs = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "jobs" / "README.md"]:
+        typed = set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", document.read_text()))
+        assert typed <= verbs, f"{document.name} names {typed - verbs}, which the Makefile does not have"
+
+
+def test_links_between_documents_lead_somewhere():
+    dead = [
+        f"{document.relative_to(ROOT)} -> {target}"
+        for document in tracked() if document.suffix == ".md"
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+        if not (document.parent / target).exists()
+    ]
+    assert dead == []
