@@ -20,12 +20,13 @@ def gluster_loss(filesystem: dict[str, Any], bricks: int, redundancy: int) -> st
     servers = filesystem["servers"]
     carried = {server: len(range(number, bricks, len(servers))) for number, server in enumerate(servers)}
     heavy = sorted(server for server, count in carried.items() if count > redundancy)
-    what = f"{filesystem['mount']} (GlusterFS, {bricks - redundancy}+{redundancy} bricks on {len(servers)} servers)"
+    layout = f"{bricks - redundancy}+{redundancy} bricks on {len(servers)} servers"
+    what = f"{filesystem['mount']} (GlusterFS, {layout})"
     if not heavy:
         return f"{what}: any one server may be lost; reads and writes go on."
     return (
-        f"{what}: {', '.join(heavy)} carries more than {redundancy} of the bricks, so without it the file system "
-        "stops until it is back; nothing is lost."
+        f"{what}: {', '.join(heavy)} carries more than {redundancy} of the bricks, so without it the file "
+        "system stops until it is back; nothing is lost."
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+USERS = 1000  # uids below are the distribution's
+
 
 def declared(roles: str) -> dict[str, dict[str, Any]]:
     """Read every role's options: role name -> option name -> its entry in meta/argument_specs.yml."""
@@ -53,9 +55,9 @@ def filesystem_refusals(filesystems: list[dict[str, Any]], hosts: list[str], rol
     """Say what is wrong with cluster_filesystems: shape, type without a role, servers that are no hosts."""
     types = sorted(path.name[3:] for path in Path(roles).glob("fs_*"))
     if not filesystems:
+        example = f"[{{name: shared, type: {types[0]}, mount: /shared, servers: [{hosts[0]}]}}]"
         return [
-            "cluster_filesystems is empty, but homes, images and data need a shared file system. Give one, for "
-            f"instance: [{{name: shared, type: {types[0]}, mount: /shared, servers: [{hosts[0]}]}}]."
+            f"cluster_filesystems is empty, but homes and images need a shared file system. Give: {example}"
         ]
     said = []
     for entry in filesystems:
@@ -66,7 +68,9 @@ def filesystem_refusals(filesystems: list[dict[str, Any]], hosts: list[str], rol
                 f"Types are: {', '.join(types)}."
             )
         if not str(entry.get("mount", "")).startswith("/"):
-            said.append(f"File system {name} is mounted at {entry.get('mount')!r}. Give an absolute path, such as /shared.")
+            said.append(
+                f"File system {name} is mounted at {entry.get('mount')!r}. Give an absolute path: /shared."
+            )
         strangers = sorted(set(entry.get("servers") or []) - set(hosts))
         if strangers:
             said.append(
@@ -83,7 +87,7 @@ def filesystem_refusals(filesystems: list[dict[str, Any]], hosts: list[str], rol
 
 
 def account_refusals(accounts: list[dict[str, Any]]) -> list[str]:
-    """Say which accounts share a name or a uid, or take a uid that belongs to the system (below 1000)."""
+    """Say which accounts share a name or a uid, or take a uid that belongs to the system (below USERS)."""
     said = []
     for key in ("name", "uid"):
         values = [account.get(key) for account in accounts]
@@ -92,10 +96,9 @@ def account_refusals(accounts: list[dict[str, Any]]) -> list[str]:
             for value in dict.fromkeys(value for value in values if values.count(value) > 1)
         ]
     said += [
-        f"Account {account.get('name')} has uid {account.get('uid')}, but numbers below 1000 are the system's. "
-        "Give one from 1000 on."
+        f"Account {account.get('name')} has uid {uid}, but below {USERS} they are the system's."
         for account in accounts
-        if str(account.get("uid", 1000)).isdigit() and int(account.get("uid", 1000)) < 1000  # noqa: PLR2004
+        if str(uid := account.get("uid", USERS)).isdigit() and int(uid) < USERS
     ]
     return said
 

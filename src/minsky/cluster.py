@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ CACHED = ("base", "data", "locks", "sif")  # never all of MINSKY_CACHE, which ma
 MAX_NODES = 16
 DEFAULT_NODES = 3
 # What site.yml reads: a change of any of these files calls for another run.
-INPUTS = ("ansible.cfg", "playbooks", "slurm", "jobs", "src", "images/versions.toml")
+INPUTS = ("ansible.cfg", "playbooks", "slurm", "jobs", "src/minsky/data.py", "images/versions.toml")
 
 
 def node_count(given: str | None, up: int = 0) -> int:
@@ -153,7 +154,7 @@ def fingerprint(nodes: dict[str, str], sif: Path, root: Path = ROOT) -> str:
         json.dumps([sorted(nodes.items()), sif.name, os.environ.get("MINSKY_DATA")]).encode()
     )
     for path in sorted(path for name in INPUTS for path in [root / name, *(root / name).rglob("*")]):
-        if path.is_file() and not {"__pycache__", "minsky.egg-info"} & set(path.parts):
+        if path.is_file() and "__pycache__" not in path.parts:
             digest.update(f"{path.relative_to(root)}\0{path.stat().st_mode}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -161,19 +162,17 @@ def fingerprint(nodes: dict[str, str], sif: Path, root: Path = ROOT) -> str:
 def unchanged(wanted: int, sif: Path) -> bool:
     """Whether *wanted* nodes are up, serve Slurm, and were provisioned from the files as they are."""
     nodes = running()
-    if (
-        len(nodes) != wanted + 1
-        or not PROVISIONED.exists()
-        or PROVISIONED.read_text() != fingerprint(nodes, sif)
-    ):
+    if len(nodes) != wanted + 1 or not PROVISIONED.exists():
         return False
+    if PROVISIONED.read_text() != fingerprint(nodes, sif):
+        return False
+    script = f"test -r $MINSKY_SHARED/images/{sif.name} && sinfo --noheader --Node --format='%N %t'"
     asked = subprocess.run(
-        ssh("root", "sinfo --noheader --Node --format=%t && df --output=target /shared"),
+        ssh(USER, f"bash -lc {shlex.quote(script)}"),
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    *states, _, mount = asked.stdout.split() or ["", "", ""]
-    fit = [state for state in states if state in {"idle", "mix", "alloc", "comp"}]
-    return asked.returncode == 0 and len(fit) == len(states) == wanted and mount == "/shared"
+    states = dict(line.split() for line in asked.stdout.splitlines())
+    return len(states) == wanted and set(states.values()) <= {"idle", "mix", "alloc", "comp"}
 
 
 def ssh(user: str, *command: str, terminal: bool = False) -> list[str]:

@@ -6,6 +6,8 @@ import tarfile
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from minsky import follow, report
 from minsky.cluster import USER, ssh, up
 from minsky.errors import MinskyError
@@ -42,7 +44,7 @@ def demo(nodes: str | None, arguments: list[str]) -> None:
     result = report.results(found[-1])[0]
     for key in ("results", "plot"):  # where they lie here, not on the cluster
         result[key] = next((str(path) for path in kept.rglob(Path(result[key]).name)), result[key])
-    console.print(report.summarise(result))
+    Console(highlight=False, width=max(console.width, 140)).print(report.summarise(result))  # paths whole
     print(found[-1])
 
 

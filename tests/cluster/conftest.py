@@ -1,6 +1,7 @@
 """The cluster under test: any inventory; the virtual cluster is booted when none runs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from minsky.snapshot import Snapshot, snapshot_host
 
 ROOT = Path(__file__).resolve().parents[2]
 VIRTUAL = ROOT / "playbooks" / "inventory" / "virtual"
+os.environ |= ansible_environment()  # testinfra calls Ansible by name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,7 +84,10 @@ def variables(boot: Boot, inventory: Path) -> dict[str, Any]:
     """The controller's variables, with templates resolved by Ansible itself."""
     listed = subprocess.run(
         ["ansible-inventory", "-i", inventory, "--list"],
-        cwd=ROOT, env=ansible_environment(), capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     groups = json.loads(listed)
     return groups["_meta"]["hostvars"][groups["slurm_controller"]["hosts"][0]]
@@ -93,14 +98,19 @@ def shared(variables: dict[str, Any]) -> str:
     return variables["cluster_filesystems"][0]["mount"]
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Poll until *condition* gives something true; past the deadline fail with the last thing it gave."""
-    deadline = time.monotonic() + seconds
-    while not (last := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"after {seconds} s still not: {what}; last seen: {last!r}")
-        time.sleep(1)
-    return last
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., Any]:
+    """Poll until a condition gives something true; past the deadline fail with the last thing it gave."""
+
+    def wait(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (last := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"after {seconds} s still not: {what}; last seen: {last!r}")
+            time.sleep(0.5)
+        return last
+
+    return wait
 
 
 @dataclass(frozen=True)
@@ -136,8 +146,14 @@ class User:
 
     def submit(self, arguments: str, directory: str = "work", environment: str = "") -> Job:
         """Run sbatch in ~/directory and wait for the job's end."""
+        # not sbatch --wait, which looks every ten seconds
         sent = self.run(
-            f"mkdir -p {directory} && cd {directory} && {environment} timeout 600 sbatch --parsable --wait {arguments}"
+            f"mkdir -p {directory} && cd {directory} && "
+            f"job=$({environment} sbatch --parsable {arguments}) || exit 1; "
+            "echo $job; for _ in $(seq 1200); do "
+            "case $(scontrol show job -o $job) in "
+            "*JobState=PENDING*|*JobState=CONFIGURING*|*JobState=RUNNING*|*JobState=COMPLETING*) sleep .5;; "
+            "*) break;; esac; done"
         )
         number = sent.stdout.strip().splitlines()[0] if sent.stdout.strip() else ""
         assert number.isdigit(), f"sbatch refused: {sent.stdout}{sent.stderr}"
@@ -179,8 +195,12 @@ def site(inventory: Path, boot: Boot) -> Callable[..., Run]:
         began = time.monotonic()
         done = subprocess.run(
             ["ansible-playbook", "-i", inventory, "playbooks/site.yml", *arguments],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-            env=ansible_environment() | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_CALLBACKS_ENABLED": ""},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ
+            | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_CALLBACKS_ENABLED": ""},
         )
         seconds = time.monotonic() - began
         try:
@@ -197,4 +217,3 @@ def site(inventory: Path, boot: Boot) -> Callable[..., Run]:
         return Run(done.returncode, changed, done.stdout + done.stderr, seconds)
 
     return play
-

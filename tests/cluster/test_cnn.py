@@ -47,3 +47,11 @@ def test_a_job_says_where_it_runs_before_it_starts_to_train(user, nodes, shared)
     head = "\n".join(job.output.splitlines()[:12])
     for word in ("node", "thread", f"{shared}/images/lab-"):
         assert word in head, head
+
+
+def test_without_mnist_it_trains_on_digits_and_says_so(user):
+    job = user.submit("-N 1 ~/jobs/cnn_horovod.sh", environment="MINSKY_DATA_DIR=/shared/none")
+    assert job.state == "COMPLETED", job.output
+    assert job.result["data"] == "digits"
+    assert job.result["accuracy"] >= job.result["floor"] > 0.9
+    assert "scikit-learn" in job.output

@@ -4,12 +4,10 @@ import json
 
 import pytest
 
-from .conftest import wait_until
-
 WHO = "from mpi4py import MPI; c = MPI.COMM_WORLD; print('rank', c.rank, c.size, MPI.Get_processor_name())"
 
 
-def ranks(job, shared):
+def ranks(job):
     rows = [line.split()[1:] for line in job.output.splitlines() if line.startswith("rank ")]
     assert job.state == "COMPLETED", job.output
     return sorted((int(rank), int(size), node) for rank, size, node in rows)
@@ -19,7 +17,7 @@ def hello(user, shared, arguments):
     job = user.script(
         f'srun --mpi=pmix apptainer exec {shared}/images/lab-x86_64.sif python -c "{WHO}"', arguments
     )
-    return ranks(job, shared)
+    return ranks(job)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -43,10 +41,14 @@ def test_two_ranks_on_one_node_get_a_core_each(user):
     assert sorted(allowed) == ["0", "1"], job.output
 
 
-def test_accounting_keeps_a_jobs_end_and_exit_code(user):
+def test_accounting_keeps_a_jobs_end_and_exit_code(user, wait_until):
     job = user.script("exit 7", "-N 1")
     row = wait_until(
-        lambda: (out := user.check(f"sacct -X -n -P -j {job.number} -o State,ExitCode")) and "FAILED" in out and out,
+        lambda: (
+            (out := user.check(f"sacct -X -n -P -j {job.number} -o State,ExitCode"))
+            and "FAILED" in out
+            and out
+        ),
         "sacct shows the failed job",
     )
     assert row == "FAILED|7:0"
@@ -66,7 +68,7 @@ def test_an_unknown_optimizer_is_answered_with_the_list(user):
     assert "adam" in job.output
 
 
-def test_a_lab_that_breaks_on_one_rank_ends_the_job_with_the_reason(user, shared):
+def test_a_lab_that_breaks_on_one_rank_ends_the_job_with_the_reason(user):
     user.check("rm -rf broken && cp -r jobs broken && rm -f broken/labs/cnn.py")
     user.check(
         "cat > broken/labs/cnn.py <<'END'\n"
@@ -90,23 +92,26 @@ def test_a_missing_image_is_named_before_anything_starts(user):
 
 
 def test_submitting_where_the_directory_is_not_shared_is_refused_with_what_to_do(user, nodes):
-    sent = user.run("mkdir -p /tmp/mine && cd /tmp/mine && timeout 120 sbatch --parsable --wait -N 1 ~/jobs/cnn_horovod.sh")
+    sent = user.run(
+        "mkdir -p /tmp/mine && cd /tmp/mine && sbatch --parsable --wait -N 1 ~/jobs/cnn_horovod.sh"
+    )
     number = sent.stdout.split()[0]
     assert sent.rc != 0, "the job should not have succeeded"
-    said = "".join(node.run(f"cat /tmp/cnn-{number}.out /tmp/mine/cnn-{number}.out 2>/dev/null").stdout for node in nodes)
+    said = "".join(
+        node.run(f"cat /tmp/cnn-{number}.out /tmp/mine/cnn-{number}.out 2>/dev/null").stdout for node in nodes
+    )
     assert "/tmp/mine" in said
     assert "share" in said
 
 
-def test_the_plot_and_the_results_of_two_users_at_once_do_not_meet(users, shared):
+def test_the_plot_and_the_results_of_two_users_at_once_do_not_meet(users, wait_until):
     arguments = "-N 1 -n 1 -c 1 --mem 1500M ~/jobs/cnn_horovod.sh --steps 3"
-    numbers = [
-        user.check(f"mkdir -p both && cd both && sbatch --parsable {arguments}") for user in users[:2]
-    ]
+    numbers = [user.check(f"mkdir -p both && cd both && sbatch --parsable {arguments}") for user in users[:2]]
     for user, number in zip(users, numbers, strict=False):
         wait_until(
             lambda user=user, number=number: "COMPLETED" in user.check(f"scontrol show job -o {number}"),
-            f"job {number} of {user.name} completed", 180,
+            f"job {number} of {user.name} completed",
+            180,
         )
         kept = json.loads(user.check(f"cat both/results/cnn-{number}/result.json"))
         assert kept["lab"] == "cnn"

@@ -2,6 +2,9 @@
 
 import json
 
+import docker
+import pytest
+
 
 def test_a_second_run_changes_nothing(site):
     run = site()
@@ -48,13 +51,12 @@ def test_a_file_system_of_unknown_type_is_refused_with_the_types_there_are(site)
     assert "gluster" in run.text.replace("glustre", "")
 
 
-def test_a_node_that_reboots_mounts_again_before_it_takes_jobs(nodes, control, shared, inventory):
+def test_a_node_that_reboots_mounts_again_before_it_takes_jobs(nodes, control, shared, inventory, wait_until):
+    if inventory.name != "virtual":
+        pytest.skip("this reboots a node; run it against the virtual cluster")
     node = nodes[-1]
     name = node.check_output("hostname")
-    import docker  # noqa: PLC0415
-
     docker.from_env().containers.get(f"minsky-{name}").restart(timeout=20)
-    from .conftest import wait_until  # noqa: PLC0415
 
     def idle():
         state = control.check_output(f"sinfo -h -n {name} -o %T")

@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def tracked() -> list[Path]:
     out = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return [ROOT / name for name in out.splitlines() if (ROOT / name).is_file()]
 
@@ -28,7 +31,9 @@ def test_every_dependency_is_locked_by_hash():
 
 def test_no_package_registry_is_named():
     # put together here so that this file does not name them either
-    hosts = "|".join([r"py" + r"pi\.org", r"python" + r"hosted\.org", r"deb\." + r"debian", r"registry\." + r"npmjs"])
+    hosts = "|".join(
+        [r"py" + r"pi\.org", r"python" + r"hosted\.org", r"deb\." + r"debian", r"registry\." + r"npmjs"]
+    )
     named = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in tracked()
@@ -56,7 +61,8 @@ def test_every_make_verb_in_the_documents_exists():
 def test_links_between_documents_lead_somewhere():
     dead = [
         f"{document.relative_to(ROOT)} -> {target}"
-        for document in tracked() if document.suffix == ".md"
+        for document in tracked()
+        if document.suffix == ".md"
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
         if not (document.parent / target).exists()
     ]

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "playbooks" / "filter_plugins"))
 
-from filesystems import gluster_bricks, gluster_loss  # noqa: E402
+from filesystems import gluster_bricks, gluster_loss
 
 
 def volume(*servers):
@@ -16,7 +16,9 @@ def volume(*servers):
 
 def test_three_servers_carry_a_brick_each_and_any_may_be_lost():
     assert gluster_bricks(volume("a", "b", "c"), 3, "/srv/bricks") == [
-        "a:/srv/bricks/shared-0", "b:/srv/bricks/shared-1", "c:/srv/bricks/shared-2",
+        "a:/srv/bricks/shared-0",
+        "b:/srv/bricks/shared-1",
+        "c:/srv/bricks/shared-2",
     ]
     assert "any one server may be lost" in gluster_loss(volume("a", "b", "c"), 3, 1)
 

@@ -24,7 +24,10 @@ CASES = {
 def test_a_template_renders_to_its_golden_file(template):
     # as Ansible does
     environment = Environment(  # noqa: S701
-        loader=FileSystemLoader(ROOT / "playbooks"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+        loader=FileSystemLoader(ROOT / "playbooks"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
     text = environment.get_template(template).render(CASES[template])
     golden = GOLDEN / template.replace("/", "__").removesuffix(".j2")

@@ -75,6 +75,8 @@ def test_two_file_systems_cannot_share_a_mount():
 
 
 def test_accounts_have_a_name_and_number_of_their_own_outside_the_systems():
-    said = account_refusals([{"name": "x", "uid": 2001}, {"name": "x", "uid": 2001}, {"name": "y", "uid": 33}])
+    said = account_refusals(
+        [{"name": "x", "uid": 2001}, {"name": "x", "uid": 2001}, {"name": "y", "uid": 33}]
+    )
     assert len(said) == 3
     assert account_refusals([{"name": "x", "uid": 2001}, {"name": "y", "uid": 2002}]) == []

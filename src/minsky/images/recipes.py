@@ -136,11 +136,9 @@ def base_key(base: dict[str, Any], arch: str) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
 
 
-# No packages and no index of them in layers; by a hook, for mmdebstrap itself needs both.
-_SLIM_APT = (
-    """printf '%s;\\n' 'APT::Keep-Downloaded-Packages "false"' 'Dir::Cache::pkgcache ""' """
-    """'Dir::Cache::srcpkgcache ""' >"$1/etc/apt/apt.conf.d/99slim" """
-)
+# No packages and no index of them in layers. By a hook, for mmdebstrap itself needs both, and so leaves both.
+_SLIM_APT = """printf '%s;\\n' 'APT::Keep-Downloaded-Packages "false"' 'Dir::Cache::pkgcache ""' \
+'Dir::Cache::srcpkgcache ""' >"$1/etc/apt/apt.conf.d/99slim"; rm -f "$1"/var/cache/apt/*.bin"""
 # The same omissions as in Debian's own -slim images; copyright files stay.
 BOOTSTRAP_OPTIONS = [
     "--variant=minbase",
