@@ -24,7 +24,7 @@ lint: venv  ## what a change must pass before anything runs: ruff, mypy, shellch
 	@ruff check --quiet && ruff format --check --quiet
 	@mypy src jobs/labs/labkit playbooks/filter_plugins
 	@git ls-files -co --exclude-standard | xargs grep -lE '^#!.*sh$$|^# shellcheck shell=' | xargs shellcheck -x
-	@ansible-lint --offline -q
+	@ansible-lint -q playbooks
 clean: venv  ## down, and remove this project's images, caches and .minsky too
 	@$(MINSKY) clean
 

@@ -85,8 +85,9 @@ def results(output: str) -> list[tuple[str, str, str, dict[str, Any]]]:
 
 def failure(output: str) -> str:
     """The sentence in which a run of Ansible failed: where, at which task, and what the task said."""
-    for task, status, name, fields in results(output):
-        if status in {"fatal", "failed"}:
+    failed = [result for result in results(output) if result[1] in {"fatal", "failed"}]
+    for task, _, name, fields in failed:
+        if task == failed[-1][0]:  # an earlier one was rescued: the run went on
             said = [f"{name}, at the task '{task}': {str(fields.get('msg', 'no message')).strip()}"]
             said += [str(fields[key]).strip()[-800:] for key in ("stderr", "stdout") if fields.get(key)]
             return "\n".join(said)

@@ -5,7 +5,7 @@ set -eu
 
 trap 'rm -rf rootfs' EXIT # written by root in the tool container: whoever called could not remove it
 mkdir rootfs
-tar -x -f rootfs.tar -C rootfs
+tar -x -f rootfs.tar -C rootfs --anchored --exclude 'dev/*' # only root makes devices; Apptainer brings its own
 rm rootfs.tar
 apptainer --silent build --mksquashfs-args "$SQUASHFS" image.sif image.def
 chmod 644 image.sif
