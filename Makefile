@@ -1,8 +1,9 @@
 # Plain `make` lists the verbs. NODES=2, MINSKY_DATA=DIR or URL and ARGS="--epochs 1" go on the same line.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster down shell test test-all lint clean venv
+.PHONY: help demo cluster down shell test lint clean venv
 PYTHON ?= python3
 PATH := $(CURDIR)/.venv/bin:$(PATH)
+export LC_ALL := C.UTF-8
 MINSKY := .venv/bin/python -m minsky.cluster
 
 help:
@@ -16,10 +17,8 @@ shell: venv  ## log in on the cluster as an ordinary user
 	@$(MINSKY) shell
 down: venv  ## remove the virtual cluster; images and caches stay
 	@$(MINSKY) down
-test: lint  ## lint, then all tests but the slow ones; boots the cluster if none runs (PYTEST_ARGS="-k munge")
+test: lint  ## lint, then all tests; boots the cluster if none runs (PYTEST_ARGS="-k munge")
 	@pytest $(PYTEST_ARGS)
-test-all: lint  ## the same with the slow tests
-	@pytest -m "" $(PYTEST_ARGS)
 lint: venv  ## what a change must pass before anything runs: ruff, mypy, shellcheck, ansible-lint
 	@ruff check --quiet && ruff format --check --quiet
 	@mypy src jobs/labs/labkit playbooks/filter_plugins

@@ -84,7 +84,9 @@ def batches(images: Any, labels: Any, rows: Any) -> Any:
     def pick(batch: Any) -> tuple[Any, Any]:
         return tf.cast(tf.gather(images, batch), tf.float32) / 255, tf.gather(labels, batch)
 
-    return tf.data.Dataset.from_tensor_slices(rows).map(pick).prefetch(2)
+    calm = tf.data.Options()
+    calm.autotune.enabled = False  # its thread sleeps longer and longer, and the end of the data waits for it
+    return tf.data.Dataset.from_tensor_slices(rows).map(pick).prefetch(2).with_options(calm)
 
 
 # --- Model -------------------------------------------------------------------------------------------------
@@ -237,21 +239,21 @@ def train(given: argparse.Namespace, ranks: World) -> None:
 
     # --- Result --------------------------------------------------------------------------------------------
 
-    reached = {
-        "lab": "cnn",
-        "data": data.name,
-        "epochs": round(steps / per_epoch, 3),
-        "steps": steps,
-        "batch_size": given.batch_size,
-        "global_batch_size": global_batch,
-        "learning_rate": round(float(rates[-1]), 6),
-        "optimizer": given.optimizer,
-        "accuracy": round(history["test"][-1][1], 6),
-        "floor": goal.floor,
-        "loss": round(float(np.mean(history["loss"][-50:])), 6),
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    if ranks.rank == 0:
+    if ranks.rank == 0:  # Horovod: the whole history is rank 0's, which alone read the checkpoint
+        reached = {
+            "lab": "cnn",
+            "data": data.name,
+            "epochs": round(steps / per_epoch, 3),
+            "steps": steps,
+            "batch_size": given.batch_size,
+            "global_batch_size": global_batch,
+            "learning_rate": round(float(rates[-1]), 6),
+            "optimizer": given.optimizer,
+            "accuracy": round(history["test"][-1][1], 6),
+            "floor": goal.floor,
+            "loss": round(float(np.mean(history["loss"][-50:])), 6),
+            "seconds": round(time.monotonic() - begun, 1),
+        }
         result.finish(ranks, progress, directory, reached, history)
 
 

@@ -55,8 +55,10 @@ image=$MINSKY_IMAGE
 if [[ -r $MINSKY_IMAGE ]] && command -v apptainer >/dev/null; then
   binds=$jobs,$PWD
   [[ -d $MINSKY_DATA_DIR ]] && binds+=,$(realpath "$MINSKY_DATA_DIR"):$MINSKY_DATA_DIR:ro
-  launch+=(apptainer exec --bind "$binds" "$MINSKY_IMAGE")
+  launch+=(apptainer --quiet exec --bind "$binds" "$MINSKY_IMAGE")
 elif [[ -z ${SLURM_JOB_ID:-} ]]; then
+  command -v python >/dev/null || stop "there is no apptainer with an image ($MINSKY_IMAGE) and no python on the PATH:" \
+    "set MINSKY_IMAGE to the lab's SIF, or activate an environment that has TensorFlow and Horovod"
   image="none: plain $(command -v python)"
 elif [[ -r $MINSKY_IMAGE ]]; then
   stop "$HOSTNAME has no apptainer, in which the labs run: provision the node with playbooks/site.yml"

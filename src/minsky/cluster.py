@@ -275,6 +275,14 @@ def main(argv: list[str] | None = None) -> int:
     if options.verb == "status":
         status()
         return 0
+    node_count(options.nodes)
+    mirror = os.environ.get("MINSKY_DATA", "")
+    if mirror and "://" not in mirror:
+        if not Path(mirror).is_dir():
+            raise MinskyError(
+                f"MINSKY_DATA is '{mirror}', which is no directory and no URL. Give one that holds mnist/."
+            )
+        os.environ["MINSKY_DATA"] = str(Path(mirror).resolve())  # playbooks run elsewhere
     with alone():
         if options.verb == "up":
             stages = Stages()

@@ -121,7 +121,7 @@ def sha256(file: Path) -> str:
 
 
 def main() -> int:
-    """`list` the data sets, or `fetch` one."""
+    """`list` the data sets, or `fetch` some."""
     sets = known()
     parser = argparse.ArgumentParser(
         prog="python -m minsky.data", description="Stages data sets by checksum."
@@ -129,7 +129,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what can be fetched, under which licence, from where")
     fetching = commands.add_parser("fetch", help="bring a data set to a directory")
-    fetching.add_argument("name", choices=sets)
+    fetching.add_argument("names", choices=sets, nargs="+", metavar="NAME", help=", ".join(sets))
     fetching.add_argument("--to", type=Path, required=True, metavar="DIR", help="its files go to DIR/NAME")
     given = parser.parse_args()
     if given.command == "list":
@@ -137,7 +137,8 @@ def main() -> int:
             print(f"{data.name}: {len(data.files)} files, {data.licence}, from {' or '.join(data.mirrors)}")
         return 0
     try:
-        print("\n".join(fetch(sets[given.name], given.to, os.environ.get("MINSKY_DATA", ""))))
+        for name in given.names:
+            print("\n".join(fetch(sets[name], given.to, os.environ.get("MINSKY_DATA", ""))))
     except NothingReachedError as error:
         print(f"minsky: {error}", file=sys.stderr)
         return NOTHING_REACHED

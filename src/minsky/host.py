@@ -196,9 +196,16 @@ def ensure_docker() -> None:
     if host := os.environ.get("DOCKER_HOST"):
         raise MinskyError(f"DOCKER_HOST is {host}, and no daemon answers there: start that one, or unset it.")
     system.refuse_cluster_node()
-    if not (shutil.which("dockerd") and shutil.which("iptables")):
+    # Not the user's PATH alone, which on Debian lacks sbin: a Docker that is here must not be replaced.
+    sbin = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
+    missing = [
+        p
+        for t, p in {"dockerd": "docker.io", "iptables": "iptables"}.items()
+        if not shutil.which(t, path=sbin)
+    ]
+    if missing:
         # iptables is only recommended by docker.io, but its bridges do not come up without it
-        system.apt_install("docker.io", "iptables", why="no Docker daemon answers and none is installed")
+        system.apt_install(*missing, why="no Docker daemon answers, and what one needs is not installed")
     if Path("/run/systemd/system").exists() and system.processes().get(1) == "systemd":
         print("minsky: no Docker daemon answers: starting docker.service", flush=True)
         subprocess.run([*root_prefix(), "systemctl", "start", "docker"], check=False)

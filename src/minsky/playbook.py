@@ -34,6 +34,8 @@ def ansible_environment() -> dict[str, str]:
         "PATH": path,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
+        # Ansible refuses to start in a locale that was sent here and is not installed
+        "LC_ALL": "C.UTF-8",
         "ANSIBLE_STRATEGY_PLUGINS": str(Path(ansible_mitogen.__file__).parent / "plugins" / "strategy"),
         "ANSIBLE_STRATEGY": "mitogen_linear",
     }

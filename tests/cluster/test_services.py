@@ -65,8 +65,6 @@ def test_a_container_starts_by_mounting_its_image_and_not_by_unpacking_it(user, 
 
 
 @pytest.mark.parametrize("name", ["vm.swappiness", "kernel.pid_max"])
-def test_a_node_cannot_write_what_it_shares_with_its_host(nodes, inventory, name):
-    if inventory.name != "virtual":
-        pytest.skip("real nodes have a kernel of their own; run against the virtual cluster")
+def test_a_node_cannot_write_what_it_shares_with_its_host(nodes, virtual, name):
     value = nodes[0].check_output(f"sysctl -n {name}")
     assert nodes[0].run(f"sysctl -w {name}={value}").rc != 0

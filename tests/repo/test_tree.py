@@ -43,6 +43,13 @@ def test_no_package_registry_is_named():
     assert named == [], "clients find their registries by configuration; use package names"
 
 
+def test_no_document_waits_to_be_filled_in():
+    unfilled = [
+        path.name for path in tracked() if path.suffix == ".md" and re.search(r"@@[A-Z]+@@", path.read_text())
+    ]
+    assert unfilled == []
+
+
 def test_every_place_in_the_readmes_map_exists():
     block = re.search(r"(?s)## The tree.*?```\n(.*?)```", (ROOT / "README.md").read_text())
     assert block, "README.md has no map of the tree"

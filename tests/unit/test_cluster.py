@@ -70,7 +70,7 @@ def test_the_commands_refuse_a_node_count_before_anything_changes(verb):
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "NODES is '99'" in done.stderr or "Another make" in done.stderr
+    assert "NODES is '99'" in done.stderr
 
 
 def test_an_option_that_no_verb_but_demo_passes_on_is_refused(capsys):
@@ -183,6 +183,8 @@ def test_a_jobs_output_is_shown_to_its_last_line_and_its_state_decides(
 
 
 def test_plain_make_lists_the_verbs_with_a_sentence_each():
-    shown = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "-s", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     verbs = {line.split()[1]: line.split(None, 2)[2] for line in io.StringIO(shown)}
-    assert {"demo", "cluster", "down", "test", "test-all", "lint", "shell", "clean"} == verbs.keys()
+    assert {"demo", "cluster", "down", "test", "lint", "shell", "clean"} == verbs.keys()

@@ -24,7 +24,11 @@ def ci(tmp_path):
         shutil.copy(ROOT / ".ci" / "run", checkout / ".ci")
         (checkout / "stub").write_text('#!/bin/sh\necho ran "$@"\n')
         (checkout / "Makefile").write_text(MAKEFILE.format(summary=summary, status=status))
-        environment = {name: value for name, value in os.environ.items() if name != "MINSKY_DATA"}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name != "MINSKY_DATA" and not name.startswith("MAKE")
+        }
         return subprocess.run(
             ["bash", ".ci/run"],
             cwd=checkout, env=environment, capture_output=True, text=True, check=False,

@@ -3,12 +3,11 @@
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from labs.labkit.world import launch_rank
+from labs.labkit.world import let_rank_0_speak
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -26,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and *message*, exit with status 2."""
-        time.sleep(min(launch_rank(), 1))  # rank 0's exit ends the others before they repeat it
+        let_rank_0_speak(2)
         self.print_usage(sys.stderr)
         print(f"{self.prog}: {message} (--help explains every option)", file=sys.stderr, flush=True)
         sys.exit(2)

@@ -1,6 +1,7 @@
 """Ranks, nodes and threads of a run, and its end when a rank fails."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -135,8 +136,16 @@ def launch_rank(environment: Mapping[str, str] = os.environ) -> int:
     return int(environment.get("PMIX_RANK") or environment.get("SLURM_PROCID") or 0)
 
 
+def let_rank_0_speak(status: int) -> None:
+    """Before this rank fails with *status*: where all fail alike, one says why, and all leave with it.
+
+    Rank 0 goes on at once, and its end makes the launcher terminate the others while they wait here.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
+    time.sleep(min(launch_rank(), 1))
+
+
 def _end(reason: str) -> NoReturn:
-    rank = launch_rank()
-    time.sleep(min(rank, 1))  # a reason that all ranks share is printed once: rank 0's end ends the others
-    print(f"rank {rank} on {os.uname().nodename} failed: {reason}", file=sys.stderr, flush=True)
+    let_rank_0_speak(1)
+    print(f"rank {launch_rank()} on {os.uname().nodename} failed: {reason}", file=sys.stderr, flush=True)
     os._exit(1)  # not sys.exit: Horovod's shutdown would wait for ranks that wait for this one

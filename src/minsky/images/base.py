@@ -1,6 +1,5 @@
 """Base root file systems: pulled by digest where a registry answers, else made from the package mirror."""
 
-import os
 import shutil
 import subprocess
 import time
@@ -9,6 +8,7 @@ from typing import Any
 
 from docker.errors import DockerException, ImageNotFound
 
+from minsky import system
 from minsky.errors import MinskyError
 from minsky.images.engine import clock, console, daemon, locked, require_space
 from minsky.images.recipes import BOOTSTRAP_OPTIONS, DEBIAN_ARCH, base_key
@@ -99,30 +99,12 @@ def require_mmdebstrap() -> None:
     Raises:
         MinskyError: it is missing and apt cannot bring it.
     """
-    if shutil.which("mmdebstrap"):
-        return
-    refusal = (
-        "mmdebstrap is missing, which makes the base systems where no container registry answers; "
-        "install it (on Debian and Ubuntu: apt-get install mmdebstrap debian-archive-keyring)"
-    )
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if not shutil.which("apt-get") or (sudo and not shutil.which("sudo")):
-        raise MinskyError(refusal)
-    console.print("[base] installing mmdebstrap on this host: it makes base systems without a registry")
-    install = [
-        *sudo,
-        "apt-get",
-        "install",
-        "-y",
-        "--no-install-recommends",
-        "mmdebstrap",
-        "debian-archive-keyring",
-    ]
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in ([*sudo, "apt-get", "update"], install):
-        done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise MinskyError(f"{refusal}; apt-get said: {done.stderr.strip()}")
+    if not shutil.which("mmdebstrap"):
+        system.apt_install(
+            "mmdebstrap",
+            "debian-archive-keyring",
+            why="it makes the base systems where no container registry answers",
+        )
 
 
 def _import(tarball: Path, tag: str) -> None:
