@@ -13,6 +13,8 @@ from minsky.system import as_root
 
 Snapshot = dict[str, dict[str, str]]
 
+USED, EMPTY = "with processes", "without processes"
+
 # What changes by itself, whoever does what: each with its reason.
 VOLATILE_SYSCTLS = re.compile(
     r"fs/(dentry-state|inode-(nr|state)|file-nr|aio-nr|quota/.*)"  # counters of objects in use
@@ -52,7 +54,7 @@ def snapshot_host() -> Snapshot:
         "interface": dict(_interfaces()),
         "route": dict.fromkeys(Path("/proc/net/route").read_text().splitlines()[1:], "present"),
         "mount": dict(_mounts()),
-        "setting": dict(_settings()),
+        "setting": dict([*_settings(), *_cgroup_roots()]),
     }
 
 
@@ -61,6 +63,15 @@ def changes(before: Snapshot, after: Snapshot) -> list[str]:
     found = []
     for section, old in before.items():
         new = after[section]
+        if section == "cgroup":
+            # Containers that are gone have no processes: a cgroup with some is another program's. One that
+            # went was another program's too: a guest sees only what lies below its own.
+            found += [
+                f"cgroup {name} is left behind"
+                for name in sorted(new.keys() - old.keys())
+                if new[name] == EMPTY
+            ]
+            continue
         found += [f"{section} {name} is gone (was {old[name]})" for name in sorted(old.keys() - new.keys())]
         if section != "sysctl":  # a new sysctl comes with a module that the kernel loads on demand
             found += [f"{section} {name} is new ({new[name]})" for name in sorted(new.keys() - old.keys())]
@@ -89,17 +100,26 @@ def _sysctls() -> Iterator[tuple[str, str]]:
 
 
 def _cgroups() -> Iterator[tuple[str, str]]:
-    """Every cgroup, and what a guest's systemd with the host's tree in hand would set at the roots."""
+    """Every cgroup, and whether it or one below it has processes."""
     root = Path("/sys/fs/cgroup")
     passing = [DOCKERS_OWN_CGROUPS, *([HOST_SYSTEMD_CGROUPS] if Path("/run/systemd/system").exists() else [])]
     for directory, children, _ in os.walk(root):  # unlike Path.rglob it bears with what vanishes meanwhile
         for path in (Path(directory, child) for child in children):
             name = str(path.relative_to(root))
             if not any(pattern.fullmatch(name) for pattern in passing):
-                yield name, "present"
+                yield name, USED if any(_text(d / "cgroup.procs") for d in _below(path)) else EMPTY
+
+
+def _below(path: Path) -> Iterator[Path]:
+    return (Path(directory) for directory, _, _ in os.walk(path))
+
+
+def _cgroup_roots() -> Iterator[tuple[str, str]]:
+    """What a guest's systemd with the host's tree in hand would set at the roots."""
+    root = Path("/sys/fs/cgroup")
     for file in ("release_agent", "notify_on_release", "cgroup.subtree_control"):
         for path in root.glob(f"*/{file}"):
-            yield str(path.relative_to(root)), _text(path) or "empty"
+            yield str(path.relative_to(root)), _text(path) or "nothing"
 
 
 def _rules() -> Iterator[tuple[str, str]]:

@@ -171,3 +171,9 @@ def test_snapshots_tell_what_was_changed_added_and_left_behind():
         "mount /b is new (fuse)",
         "rule r is gone (was present)",
     ]
+
+
+def test_a_new_cgroup_counts_as_left_behind_only_without_processes():
+    before = {"cgroup": {"memory/of-a-shell": snapshot.USED}}
+    after = {"cgroup": {"memory/of-another-shell": snapshot.USED, "memory/slurm_node1": snapshot.EMPTY}}
+    assert snapshot.changes(before, after) == ["cgroup memory/slurm_node1 is left behind"]
