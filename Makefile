@@ -22,7 +22,7 @@ test: lint  ## lint, then all tests; boots the cluster if none runs (PYTEST_ARGS
 lint: venv  ## what a change must pass before anything runs: ruff, mypy, shellcheck, ansible-lint
 	@ruff check --quiet && ruff format --check --quiet
 	@mypy src jobs/labs/labkit playbooks/filter_plugins
-	@git ls-files -co --exclude-standard | xargs grep -lE '^#!.*sh$$|^# shellcheck shell=' | xargs shellcheck -x
+	@git ls-files -co --exclude-standard | xargs grep -slE '^#!.*sh$$|^# shellcheck shell=' | xargs shellcheck -x
 	@ansible-lint -q playbooks
 clean: venv  ## down, and remove this project's images, caches and .minsky too
 	@$(MINSKY) clean

@@ -10,7 +10,7 @@
 # that the nodes share:
 #   sbatch jobs/cnn_horovod.sh                     two nodes
 #   sbatch -N 3 jobs/cnn_horovod.sh --epochs 2     three, and an option of the lab (--help lists them)
-#   sbatch -N 1 -n 2 -c 1 jobs/cnn_horovod.sh      two ranks on one node, a core each
+#   sbatch -N 1 -n 2 -c 1 --hint=nomultithread jobs/cnn_horovod.sh   two ranks on one node, a core each
 #   bash jobs/cnn_horovod.sh                       one process, without Slurm
 
 set -euo pipefail

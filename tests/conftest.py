@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from minsky.virtual import INVENTORY
+
 ROOT = Path(__file__).resolve().parents[1]
-VIRTUAL = ROOT / "playbooks" / "inventory" / "virtual"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--inventory",
         type=Path,
-        default=VIRTUAL,
+        default=INVENTORY.parent,
         help="Ansible inventory of the cluster to test (default: the virtual cluster, booted if none runs)",
     )
 

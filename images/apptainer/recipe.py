@@ -8,6 +8,7 @@ from minsky.images.strict import apt_get, shell, stage
 BASE = "trixie"
 TARGETS = ("x86_64-cpu",)
 NEEDS_GB = 1
+UNTESTED = "it has no Python, and every conversion runs it"
 
 
 def stages(image: Image) -> list[Stage]:

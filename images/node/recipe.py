@@ -8,6 +8,7 @@ from minsky.images.strict import apt_get, copy, environment, raw, shell, stage
 BASE = "trixie"
 TARGETS = ("x86_64-cpu",)
 NEEDS_GB = 1
+UNTESTED = "only its systemd as PID 1 says whether it works, and every boot of the cluster waits for that"
 
 PACKAGES = [
     "ca-certificates",

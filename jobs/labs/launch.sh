@@ -17,7 +17,11 @@ launch=()
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
   # Submitted in a directory that only the submit host has, the job runs in a directory of that name on the
   # node, or in /tmp. Its output lies there too, so the sentence goes to the home directory as well.
-  if [[ ${SLURM_SUBMIT_HOST%%.*} != "${HOSTNAME%%.*}" || $SLURM_JOB_NUM_NODES -gt 1 ]]; then
+  # What lies on $MINSKY_SHARED's file system is shared, whatever its type (on a server of NFS: the disk's). Of
+  # others the type must tell, since homes may lie on a second shared one. Without SLURMD_NODENAME this is no
+  # node but the host where salloc was typed.
+  if [[ ${SLURM_SUBMIT_HOST%%.*} != "${HOSTNAME%%.*}" || $SLURM_JOB_NUM_NODES -gt 1 || -z ${SLURMD_NODENAME:-} ]] &&
+    [[ $(stat -c %d .) != "$(stat -c %d "$MINSKY_SHARED" 2>/dev/null)" ]]; then
     case $(stat -f -c %T .) in
       tmpfs | overlayfs | ext2/ext3 | xfs | btrfs | zfs)
         sentence="job $SLURM_JOB_ID was submitted in $SLURM_SUBMIT_HOST:$SLURM_SUBMIT_DIR, a directory that the"
@@ -53,12 +57,23 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=none
 export PYTHONPATH=$jobs APPTAINERENV_PYTHONPATH=$jobs PYTHONDONTWRITEBYTECODE=1
 image=$MINSKY_IMAGE
 if [[ -r $MINSKY_IMAGE ]] && command -v apptainer >/dev/null; then
-  binds=$jobs,$PWD
+  binds=$jobs,$PWD option=
+  for word; do # the lab's arguments: of directories yet to be made, the one in which they will lie
+    [[ $word == --*=* ]] && option=${word%%=*} word=${word#*=}
+    if [[ $option == --results || $option == --data-dir ]]; then
+      place=$(realpath --canonicalize-missing -- "$word")
+      until [[ -d $place ]]; do place=$(dirname "$place"); done
+      [[ $place == / ]] || binds+=,$place
+    fi
+    option=$word
+  done
   [[ -d $MINSKY_DATA_DIR ]] && binds+=,$(realpath "$MINSKY_DATA_DIR"):$MINSKY_DATA_DIR:ro
-  launch+=(apptainer --quiet exec --bind "$binds" "$MINSKY_IMAGE")
+  launch+=(apptainer --quiet exec --bind "$binds")
+  [[ $MINSKY_IMAGE == *-cuda.sif ]] && launch+=(--nv)
+  launch+=("$MINSKY_IMAGE")
 elif [[ -z ${SLURM_JOB_ID:-} ]]; then
-  command -v python >/dev/null || stop "there is no apptainer with an image ($MINSKY_IMAGE) and no python on the PATH:" \
-    "set MINSKY_IMAGE to the lab's SIF, or activate an environment that has TensorFlow and Horovod"
+  command -v python >/dev/null || stop "there is no apptainer with an image ($MINSKY_IMAGE) and no python on the" \
+    "PATH: set MINSKY_IMAGE to the lab's SIF, or activate an environment that has TensorFlow and Horovod"
   image="none: plain $(command -v python)"
 elif [[ -r $MINSKY_IMAGE ]]; then
   stop "$HOSTNAME has no apptainer, in which the labs run: provision the node with playbooks/site.yml"

@@ -13,6 +13,8 @@ from ansible.errors import AnsibleFilterError
 
 # States in which a node takes jobs or would, had a person not drained it: a drain is a decision, not a fault.
 READY = re.compile(r"(idle|mixed|allocated|completing|planned|reserved|maint|drained|draining)[$-]?")
+# Reasons for which slurmctld drains a node that registers with less than slurm.conf gives it.
+MISSING = re.compile(r"Low |gres/\S+ count reported lower than configured")
 TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}|UNLIMITED")
 
 
@@ -42,16 +44,8 @@ def hostlist(names: Iterable[str]) -> str:
     return ",".join(folded)
 
 
-def slurm_name(host: str, hostvars: Mapping[str, Any]) -> str:
-    """Name *host* as Slurm must: by its own host name, by which a daemon finds its line in slurm.conf."""
-    name = host.partition(".")[0]
-    own = hostvars[host].get("ansible_facts", {}).get("hostname", name)
-    if own != name:
-        raise AnsibleFilterError(
-            f"The inventory's {host} calls itself {own} and would not find its line in slurm.conf. "
-            f"Rename the host in the inventory to {own}, or the machine: hostnamectl set-hostname {name}"
-        )
-    return name
+def _short(host: str) -> str:
+    return host.partition(".")[0]
 
 
 def _report(host: str, hostvars: Mapping[str, Any]) -> str:
@@ -93,7 +87,7 @@ def slurm_nodes(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, 
         definition = _definition(host, hostvars)
         per_cpu.append(definition["RealMemory"] // definition["CPUs"])
         line = " ".join(f"{key}={value}" for key, value in definition.items())
-        kinds.setdefault(line, []).append(slurm_name(host, hostvars))
+        kinds.setdefault(line, []).append(_short(host))
     return {
         "lines": [f"NodeName={hostlist(names)} {line}" for line, names in kinds.items()],
         "mem_per_cpu": min(per_cpu),
@@ -104,10 +98,11 @@ def slurm_cgroup(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str,
     """Choose Slurm's plugins from what the nodes' cgroups allow.
 
     Slurm has one ProctrackType for all nodes: a single one without writable cgroups costs the whole cluster
-    the enforcement, so ``summary`` names it and its reason.
+    the enforcement, so ``summary`` names it and its reason, as it names those that reported nothing.
     """
     pattern = re.compile(r"^cgroup=(\w+)(?: swap=(\w+))? ?(.*)$", re.MULTILINE)
-    found = {host: match for host in hosts if (match := pattern.search(_report(host, hostvars)))}
+    reports = {host: pattern.search(_report(host, hostvars)) for host in hosts}
+    found = {host: match for host, match in reports.items() if match}
     if not found:
         raise AnsibleFilterError(
             "No compute node was asked what its cgroups allow, so Slurm's limits cannot be chosen. "
@@ -115,6 +110,9 @@ def slurm_cgroup(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str,
         )
     without = [f"{host}: {match[3]}" for host, match in found.items() if match[1] == "none"]
     versions = sorted({match[1] for match in found.values()})
+    silent = hostlist(_short(host) for host, match in reports.items() if not match)
+    unknown = f"; nothing is known of {silent}, which did not report" if silent else ""
+    limits = "limits on cores, memory and devices are"
     if without:
         return {
             "enforced": False,
@@ -122,8 +120,9 @@ def slurm_cgroup(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str,
             "proctrack": "proctrack/linuxproc",
             "task": "task/affinity",
             "gather": "jobacct_gather/linux",
-            "summary": f"limits on cores, memory and devices are NOT enforced ({'; '.join(without)})",
+            "summary": f"{limits} NOT enforced ({'; '.join(without)}){unknown}",
         }
+    shown = " and ".join(versions).replace("v2", "v2, unproven")  # no cluster with v2 was tested yet
     return {
         "enforced": True,
         "swap": "yes" if all(match[2] == "yes" for match in found.values()) else "no",
@@ -131,7 +130,7 @@ def slurm_cgroup(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str,
         "proctrack": "proctrack/cgroup",
         "task": "task/cgroup,task/affinity",
         "gather": "jobacct_gather/cgroup",
-        "summary": f"limits on cores, memory and devices are enforced (cgroup {' and '.join(versions)})",
+        "summary": f"{limits} enforced (cgroup {shown}){unknown}",
     }
 
 
@@ -143,7 +142,7 @@ def _states(sinfo: str) -> dict[str, list[str]]:
 def slurm_unready(sinfo: str, hosts: Iterable[str]) -> list[str]:
     """List the hosts that would take no jobs as "name state"."""
     states = _states(sinfo)
-    found = {name: states.get(name, ["unknown"])[0] for name in (host.partition(".")[0] for host in hosts)}
+    found = {name: states.get(name, ["unknown"])[0] for name in map(_short, hosts)}
     return [f"{name} {state}" for name, state in found.items() if not READY.fullmatch(state)]
 
 
@@ -156,14 +155,17 @@ def slurm_mended(sinfo: str) -> str:
     return hostlist(
         name
         for name, (state, who, reason) in _states(sinfo).items()
-        if state.startswith("drain") and who.startswith("slurm") and reason.startswith("Low ")
+        if state.startswith("drain") and who.startswith("slurm") and MISSING.match(reason)
     )
 
 
 def slurm_refusals(
     groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], max_time: object
 ) -> list[str]:
-    """Say what of an inventory Slurm cannot be made of: a sentence each."""
+    """Say what of an inventory Slurm cannot be made of: a sentence each.
+
+    A daemon finds its line by its machine's own host name, which is compared where facts were gathered.
+    """
     said = []
     controllers, nodes = groups.get("slurm_controller", []), groups.get("slurm_node", [])
     if len(controllers) != 1 or not nodes:
@@ -183,6 +185,14 @@ def slurm_refusals(
                 f"{host} is said to have {cpus} CPUs and {memory} MiB for jobs. Put at least 1 and 256, or "
                 "leave them out to let slurmd find them."
             )
+    for host in dict.fromkeys([*controllers, *nodes, *groups.get("slurmdbd", [])]):
+        name = _short(host)
+        own = hostvars[host].get("ansible_facts", {}).get("hostname", name)
+        if own != name:
+            said.append(
+                f"The inventory's {host} calls itself {own} and would not find its line in Slurm's files. "
+                f"Rename the host in the inventory to {own}, or the machine: hostnamectl set-hostname {name}"
+            )
     return said
 
 
@@ -192,7 +202,6 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Name them."""
         return {
-            "slurm_name": slurm_name,
             "slurm_nodes": slurm_nodes,
             "slurm_cgroup": slurm_cgroup,
             "slurm_unready": slurm_unready,

@@ -1,6 +1,7 @@
 """Hold an inventory against what the roles declare, before anything is changed."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,56 +10,96 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 USERS = 1000  # uids below are the distribution's
+MISSPELT = 0.85  # likeness from which a name that belongs to no role counts as a misspelt option
 
 
 def declared(roles: str) -> dict[str, dict[str, Any]]:
-    """Read every role's options: role name -> option name -> its entry in meta/argument_specs.yml."""
-    return {
-        spec.parts[-3]: yaml.safe_load(spec.read_text())["argument_specs"]["main"].get("options", {})
-        for spec in sorted(Path(roles).glob("*/meta/argument_specs.yml"))
-    }
+    """Read what an inventory can set: role name -> option name -> its entry in meta/argument_specs.yml."""
+    found = {}
+    for spec in sorted(Path(roles).glob("*/meta/argument_specs.yml")):
+        options = yaml.safe_load(spec.read_text())["argument_specs"]["main"].get("options", {})
+        role = spec.parts[-3]
+        # others are passed by site.yml
+        found[role] = {name: option for name, option in options.items() if name.startswith(f"{role}_")}
+    return found
 
 
 def refusals(hostvars: Mapping[str, Mapping[str, Any]], hosts: list[str], roles: str) -> list[str]:
     """Say in sentences what is wrong with the hosts' variables; an empty list means nothing is.
 
     A variable that begins with a role's name must be one of the role's options (Ansible itself accepts a
-    misspelt one in silence), and its value must be of the declared type and choice.
+    misspelt one in silence), and its value must be of the declared type and choice. Any other name is the
+    site's business, unless it is nearly that of an option.
 
     Args:
         hostvars: Ansible's hostvars.
         hosts: the hosts to look at.
         roles: directory of roles.
     """
+    options = declared(roles)
+    setting: dict[str, list[str]] = {}
     found: dict[str, list[str]] = {}
-    for role, options in declared(roles).items():
-        for host in hosts:
-            names = [name for name in hostvars[host] if name.startswith(f"{role}_")]
-            for name in names:
-                if name not in options:
-                    close = difflib.get_close_matches(name, options, 1)
-                    hint = f"Did you mean {close[0]}? " if close else ""
-                    sentence = (
-                        f"The inventory sets {name}, which role {role} does not know. {hint}"
-                        f"Its options are: {', '.join(sorted(options))}."
-                    )
+    for host in hosts:
+        variables = hostvars[host]
+        for name in variables:
+            setting.setdefault(name, []).append(host)
+        for role, known in options.items():
+            for name in [name for name in known if name in variables]:
+                if sentence := _unfit(name, variables[name], role, known[name]):
                     found.setdefault(sentence, []).append(host)
-            known = {name: hostvars[host][name] for name in names if name in options}
-            known = {name: value for name, value in known.items() if value is not None}
-            spec = {name: _without_text(options[name]) for name in known}
-            for message in ArgumentSpecValidator(spec).validate(known).error_messages:
-                found.setdefault(f"Role {role}: {message}.", []).append(host)
-    return [f"{sentence} ({', '.join(on)})" for sentence, on in found.items()]
+    unknown = {sentence: on for name, on in setting.items() if (sentence := _unknown(name, options))}
+    return [f"{sentence} ({', '.join(on)})" for sentence, on in (unknown | found).items()]
 
 
-def filesystem_refusals(filesystems: list[dict[str, Any]], hosts: list[str], roles: str) -> list[str]:
+def _unfit(name: str, value: Any, role: str, option: dict[str, Any]) -> str:
+    """Say that a value is not of its option's type or choice; empty where it is, or null: not set."""
+    if value is None:
+        return ""
+    if option.get("type") == "list" and isinstance(value, str):  # Ansible would split it at its commas
+        return (
+            f"{name} is {value!r}, but role {role} takes a list there, which -e gives as JSON: "
+            f"-e '{{\"{name}\": [...]}}'. Its defaults/main.yml says of what."
+        )
+    errors = ArgumentSpecValidator({name: _without_text(option)}).validate({name: value}).error_messages
+    return (
+        f"{name} is {value!r}, which role {role} cannot use: {'; '.join(errors)}. Its defaults/main.yml says "
+        "what to put."
+        if errors
+        else ""
+    )
+
+
+def _unknown(name: str, options: dict[str, dict[str, Any]]) -> str:
+    """Say that *name* is a misspelt option; empty where it is one, or the site's own variable."""
+    for role, known in options.items():
+        if name in known:
+            return ""
+        if name.startswith(f"{role}_"):
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            return (
+                f"The inventory sets {name}, which role {role} does not know. {hint}"
+                f"Its options are: {', '.join(sorted(known))}."
+            )
+    near = difflib.get_close_matches(name, [n for known in options.values() for n in known], 1, MISSPELT)
+    return (
+        f"The inventory sets {name}, which no role knows. Did you mean {near[0]}? A variable of your own "
+        "needs a name that is less like it."
+        if near
+        else ""
+    )
+
+
+def filesystem_refusals(filesystems: Any, hosts: list[str], roles: str) -> list[str]:
     """Say what is wrong with cluster_filesystems: shape, type without a role, servers that are no hosts."""
     types = sorted(path.name[3:] for path in Path(roles).glob("fs_*"))
-    if not filesystems:
+    shaped = isinstance(filesystems, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("servers", []), list) for entry in filesystems
+    )
+    if not (filesystems and shaped):
         example = f"[{{name: shared, type: {types[0]}, mount: /shared, servers: [{hosts[0]}]}}]"
-        return [
-            f"cluster_filesystems is empty, but homes and images need a shared file system. Give: {example}"
-        ]
+        need = "homes and images need a shared file system, described in a list, with a list of its servers"
+        return [f"cluster_filesystems is {filesystems!r}, but {need}. Give: {example}"]
     said = []
     for entry in filesystems:
         name = entry.get("name", "without a name")
@@ -71,7 +112,7 @@ def filesystem_refusals(filesystems: list[dict[str, Any]], hosts: list[str], rol
             said.append(
                 f"File system {name} is mounted at {entry.get('mount')!r}. Give an absolute path: /shared."
             )
-        strangers = sorted(set(entry.get("servers") or []) - set(hosts))
+        strangers = sorted(set(entry.get("servers", [])) - set(hosts))
         if strangers:
             said.append(
                 f"File system {name} names servers that are not in the inventory: {', '.join(strangers)}. "
@@ -87,8 +128,13 @@ def filesystem_refusals(filesystems: list[dict[str, Any]], hosts: list[str], rol
 
 
 def account_refusals(accounts: list[dict[str, Any]]) -> list[str]:
-    """Say which accounts share a name or a uid, or take a uid that belongs to the system (below USERS)."""
-    said = []
+    """Say which accounts have no proper name, share name or uid, or take one of the system's uids."""
+    said = [
+        f"users_accounts has the name {name!r}, but a login name consists of small letters, digits, _ and -. "
+        "Put for instance student1."
+        for account in accounts
+        if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name := str(account.get("name")))
+    ]
     for key in ("name", "uid"):
         values = [account.get(key) for account in accounts]
         said += [

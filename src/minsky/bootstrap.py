@@ -10,6 +10,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - an older Python is just what thi
 
 import hashlib
 import importlib.util
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -20,7 +21,6 @@ from minsky.system import apt_install
 
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
-UNUSED = r"ansible_collections/(?!ansible/posix|community/(docker|mysql))"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -55,7 +55,19 @@ def pip(*arguments: str | Path) -> None:
         text=True,
     )
     if done.returncode:
-        raise MinskyError("pip could not install the locked packages:\n" + done.stdout[-2000:])
+        raise MinskyError(
+            "pip could not install the locked packages. If its last lines name the network, mend that "
+            "(PIP_INDEX_URL and https_proxy are honoured), then type the same command again:\n"
+            + done.stdout[-2000:]
+        )
+
+
+def unused(root: Path = ROOT) -> str:
+    """Pattern for the files of Ansible's collections that no playbook and no setting names."""
+    files = [root / "ansible.cfg", *sorted((root / "playbooks").rglob("*.yml"))]
+    text = "\n".join(path.read_text() for path in files if path.is_file())
+    named = sorted(set(re.findall(r"\b([a-z]+)\.([a-z_]+)\.[a-z_]+", text)))
+    return rf"ansible_collections/(?!{'|'.join(f'{name}/{part}/' for name, part in named)})"
 
 
 def main() -> None:
@@ -76,7 +88,7 @@ def main() -> None:
     # Compiled here because PYTHONDONTWRITEBYTECODE would make every Ansible run compile anew; of the
     # collections, which are four files in five, only those in use. Some packages ship templates named *.py.
     packages = next(VENV.glob("lib/*/site-packages"))
-    command: list[str | Path] = [python, "-m", "compileall", "-q", "-j0", "-x", UNUSED, packages]
+    command: list[str | Path] = [python, "-m", "compileall", "-q", "-j0", "-x", unused(), packages]
     subprocess.run(command, check=False, capture_output=True)
     STAMP.write_text(wanted())
     print(f"minsky: .venv is ready after {time.monotonic() - start:.0f} s", flush=True)

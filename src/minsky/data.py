@@ -20,11 +20,12 @@ from minsky.errors import MinskyError, speak_plainly
 from minsky.paths import ROOT
 
 SECONDS = 20  # without a byte, after which a mirror counts as unreachable
-NOTHING_REACHED = 3  # status: the labs then use what scikit-learn bundles
 
 
 class NothingReachedError(MinskyError):
     """No mirror gave a file."""
+
+    status = 3  # the labs then use what scikit-learn bundles
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,14 @@ def main() -> int:
         for data in sets.values():
             print(f"{data.name}: {len(data.files)} files, {data.licence}, from {' or '.join(data.mirrors)}")
         return 0
-    try:
-        for name in given.names:
+    failures = []
+    for name in given.names:
+        try:
             print("\n".join(fetch(sets[name], given.to, os.environ.get("MINSKY_DATA", ""))))
-    except NothingReachedError as error:
-        print(f"minsky: {error}", file=sys.stderr)
-        return NOTHING_REACHED
+        except NothingReachedError as error:
+            failures.append(str(error))
+    if failures:
+        raise NothingReachedError("\n".join(failures))
     return 0
 
 

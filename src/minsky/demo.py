@@ -2,9 +2,11 @@
 
 import shlex
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,9 +24,9 @@ def demo(nodes: str | None, arguments: list[str]) -> None:
 
     Args:
         nodes: compute nodes of the cluster; by default those that are up, or else three.
-        arguments: for the lab.
+        arguments: for the lab. Without any, a result that misses its goal ends the program with status 1.
     """
-    stages = Stages()
+    stages = Stages("demo")
     ranks = min(up(nodes, stages, trust=True), 2)
     words = shlex.join(["-N", str(ranks), "jobs/cnn_horovod.sh", *arguments])
     with stages.stage("job", f"sbatch {words}"):
@@ -46,6 +48,15 @@ def demo(nodes: str | None, arguments: list[str]) -> None:
         result[key] = next((str(path) for path in kept.rglob(Path(result[key]).name)), result[key])
     Console(highlight=False, width=max(console.width, 140)).print(report.summarise(result))  # paths whole
     print(found[-1])
+    if not arguments:
+        judge(result)
+
+
+def judge(result: dict[str, Any]) -> None:
+    """End with status 1 and a sentence where a lab with default settings did not reach its goal."""
+    measure = result["goal"]["measure"]
+    if not result["goal"]["reached"]:
+        sys.exit(f"minsky: {result['lab']} misses its goal: {measure} {result['summary'][measure]}")
 
 
 def as_user(script: str) -> str:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 class MinskyError(Exception):
     """Something a user can mend: what was found, why it cannot work, what to type instead."""
 
+    status = 2  # with which the command ends
+
 
 def speak_plainly(main: Callable[[], int | None]) -> int:
-    """Run *main*; a MinskyError becomes a sentence on stderr and status 2, Ctrl-C status 130."""
+    """Run *main*; a MinskyError becomes a sentence on stderr and its status, Ctrl-C status 130."""
     try:
         return main() or 0
     except MinskyError as error:
         print(f"minsky: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("minsky: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130

@@ -1,5 +1,6 @@
-"""Reads the RESULT lines of jobs and shows them: `python -m minsky.report OUTPUT...`."""
+"""Reads the RESULT lines of jobs and shows them as tables."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -7,10 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from minsky.errors import MinskyError, speak_plainly
 
 MARK = "RESULT "
+EXAMPLES = """examples:
+  python -m minsky.report cnn-17.out      what job 17 reached, beside its goal
+  python -m minsky.report cnn-*.out       one table per job
+"""
 
 
 def results(output: str) -> list[dict[str, Any]]:
@@ -32,27 +38,29 @@ def results(output: str) -> list[dict[str, Any]]:
 
 
 def summarise(result: dict[str, Any]) -> Table:
-    """Return a lab's *result* as a small table: the accuracy beside its floor, the speed, the files."""
+    """Return a lab's *result* as a small table: the rows that the lab printed, the verdict in colour."""
     table = Table(title=f"{result['lab']} on {result['data']}", show_header=False, title_justify="left")
-    reached = result["accuracy"] >= result["floor"]
-    verdict = f"[{'green]reaches' if reached else 'red]below'} its floor {result['floor']}[/]"
-    rows = {
-        "accuracy": f"{result['accuracy']:.4f}  {verdict}",
-        "images/s": "{images_per_s_per_rank:,.0f} per rank, {images_per_s:,.0f} in total".format(**result),
-        "ranks": f"{result['ranks']} on {result['nodes']} node(s), {result['threads']} thread(s) each",
-        "seconds": f"{result['seconds']:.1f}",
-        "results": result["results"],
-        "plot": result["plot"],
-    }
+    goal = result["goal"]
+    verdict = "green" if goal["reached"] else "red"
+    rows = result["summary"] | {name: result[name] for name in ("results", "plot", "note")}
     for name, value in rows.items():
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, Text(value, verdict if name == goal["measure"] else ""))
     return table
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Show the results in the job outputs that the command line names."""
-    for file in map(Path, sys.argv[1:]):
-        found = results(file.read_text())
+    parser = argparse.ArgumentParser(
+        prog="python -m minsky.report", description=__doc__, epilog=EXAMPLES, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("outputs", nargs="+", type=Path, metavar="OUTPUT", help="what a job printed")
+    for file in parser.parse_args(argv).outputs:
+        try:
+            found = results(file.read_text(errors="replace"))
+        except OSError as error:
+            raise MinskyError(f"{file} cannot be read ({error.strerror}): name a job's output") from error
         if not found:
             raise MinskyError(
                 f"{file} has no RESULT line: the job failed or still runs; its last lines say why"

@@ -1,18 +1,21 @@
 """What a virtual cluster could leave behind on its host: recorded before, compared after."""
 
+import json
 import os
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from minsky import system
+from minsky.dockerd import client
 from minsky.errors import MinskyError
-from minsky.host import client, ensure_docker
-from minsky.system import as_root
+from minsky.paths import STATE
+from minsky.stages import console
 
 Snapshot = dict[str, dict[str, str]]
 
+KEPT = STATE / "host-before.json"
 USED, EMPTY = "with processes", "without processes"
 
 # What changes by itself, whoever does what: each with its reason.
@@ -25,26 +28,37 @@ VOLATILE_SYSCTLS = re.compile(
     r"|net/ipv[46]/(conf|neigh)/(?!all/|default/).*"  # named after interfaces, which are compared themselves
 )
 # `docker` and `docker/buildkit` are the parents that dockerd makes for its first container, and keeps.
-DOCKERS_OWN_CGROUPS = re.compile(r"[^/]*/(docker(/buildkit)?|system\.slice/docker[^/]*\.(service|socket))")
+# Below the hierarchy's name on v1; v2 has one hierarchy and no such name.
+DOCKERS_OWN_CGROUPS = re.compile(r"([^/]*/)?(docker(/buildkit)?|system\.slice/docker[^/]*\.(service|socket))")
 # On a host with systemd: services and sessions of the host's own, which start and end as they like.
-HOST_SYSTEMD_CGROUPS = re.compile(r".*/(user\.slice/.*|system\.slice/(?!docker-)[^/]*\.(service|mount).*)")
-# Docker's namespace for containers on the host's network, made at the first build.
-DOCKERS_OWN_MOUNTS = re.compile(r"/(var/)?run/docker/netns/default|/run/snapd/.*")
+HOST_SYSTEMD_CGROUPS = re.compile(
+    r"([^/]*/)?(user\.slice/.*|system\.slice/(?!docker-)[^/]*\.(service|mount|scope|socket)(/.*)?)"
+)
+# Docker's namespace for containers on the host's network, made at the first build; sessions of users.
+PASSING_MOUNTS = re.compile(r"/(var/)?run/docker/netns/default|/run/(snapd|user)/.*")
+
+
+def keep() -> None:
+    """Store what this host is like; where that cannot be read, a line says so, and the cluster boots."""
+    KEPT.unlink(missing_ok=True)
+    try:
+        KEPT.write_text(json.dumps(snapshot_host()))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to have no cluster
+        console.print(f"  whether `make down` leaves this machine as it was cannot be tested later: {error}")
 
 
 def snapshot_host() -> Snapshot:
     """Record sysctls, cgroups, packet filter rules, interfaces, routes, mounts and CPU settings of this host.
 
-    Docker is started first where it does not run: what its daemon sets up is not the cluster's doing.
+    Docker runs by then: what its daemon sets up is not the cluster's doing.
 
     Returns:
         {section: {name: value}}. The section "other container" names running containers that are not ours:
         where it changes, somebody else is at work in Docker and two snapshots cannot be compared.
 
     Raises:
-        MinskyError: no tool to read packet filter rules with, or no root to run it.
+        MinskyError: no Docker daemon, no tool to read packet filter rules with, or no root to run it.
     """
-    ensure_docker()
     others = {str(c.id): str(c.name) for c in client().containers.list() if "minsky" not in c.labels}
     return {
         "other container": others,
@@ -58,18 +72,24 @@ def snapshot_host() -> Snapshot:
     }
 
 
-def changes(before: Snapshot, after: Snapshot) -> list[str]:
-    """Say in sentences what differs between two snapshots; empty where nothing does."""
+def changes(before: Snapshot, after: Snapshot, ours: Collection[str] = ()) -> list[str]:
+    """Say in sentences what differs between two snapshots; empty where nothing does.
+
+    Args:
+        before: the first.
+        after: the second.
+        ours: ids of containers that were removed in between.
+    """
     found = []
     for section, old in before.items():
         new = after[section]
         if section == "cgroup":
-            # Containers that are gone have no processes: a cgroup with some is another program's. One that
-            # went was another program's too: a guest sees only what lies below its own.
+            # A cgroup with processes is another program's, unless it is named after a container of ours. One
+            # that went was another program's too: a guest sees only what lies below its own.
             found += [
-                f"cgroup {name} is left behind"
+                f"cgroup {name} is left behind {new[name]}"
                 for name in sorted(new.keys() - old.keys())
-                if new[name] == EMPTY
+                if new[name] == EMPTY or any(container in name for container in ours)
             ]
             continue
         found += [f"{section} {name} is gone (was {old[name]})" for name in sorted(old.keys() - new.keys())]
@@ -103,15 +123,14 @@ def _cgroups() -> Iterator[tuple[str, str]]:
     """Every cgroup, and whether it or one below it has processes."""
     root = Path("/sys/fs/cgroup")
     passing = [DOCKERS_OWN_CGROUPS, *([HOST_SYSTEMD_CGROUPS] if Path("/run/systemd/system").exists() else [])]
-    for directory, children, _ in os.walk(root):  # unlike Path.rglob it bears with what vanishes meanwhile
-        for path in (Path(directory, child) for child in children):
-            name = str(path.relative_to(root))
-            if not any(pattern.fullmatch(name) for pattern in passing):
-                yield name, USED if any(_text(d / "cgroup.procs") for d in _below(path)) else EMPTY
-
-
-def _below(path: Path) -> Iterator[Path]:
-    return (Path(directory) for directory, _, _ in os.walk(path))
+    used: set[Path] = set()
+    for directory, children, _ in os.walk(root, topdown=False):  # unlike rglob it bears with what vanishes
+        path = Path(directory)
+        if _text(path / "cgroup.procs") or any(path / child in used for child in children):
+            used.add(path)
+        name = str(path.relative_to(root))
+        if path != root and not any(pattern.fullmatch(name) for pattern in passing):
+            yield name, USED if path in used else EMPTY
 
 
 def _cgroup_roots() -> Iterator[tuple[str, str]]:
@@ -125,15 +144,19 @@ def _cgroup_roots() -> Iterator[tuple[str, str]]:
 def _rules() -> Iterator[tuple[str, str]]:
     """Packet filter rules without their counters."""
     commands = [["iptables-save"], ["ip6tables-save"], ["nft", "list", "ruleset"]]
-    there = [command for command in commands if shutil.which(command[0])]
+    there = [[path, *rest] for name, *rest in commands if (path := system.find(name))]
     if not there:
         raise MinskyError(
             "Neither iptables-save nor nft is here to read packet filter rules: install iptables."
         )
     for command in there:
-        done = subprocess.run([*(as_root() or []), *command], capture_output=True, text=True, check=False)
+        # never a password prompt in the middle of a boot, and never long
+        words = [*([] if os.geteuid() == 0 else ["sudo", "-n"]), *command]
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=5
+        )
         if done.returncode:
-            raise MinskyError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+            raise MinskyError(f"`{' '.join(words)}` failed: {done.stderr.strip()}")
         table = ""
         for line in done.stdout.splitlines():
             rule = re.sub(r"\[\d+:\d+\]|counter packets \d+ bytes \d+", "", line).strip()
@@ -152,7 +175,7 @@ def _mounts() -> Iterator[tuple[str, str]]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, right = line.split(" - ")
         _, _, _, source, where, options, *_ = left.split()
-        if not DOCKERS_OWN_MOUNTS.fullmatch(where):
+        if not PASSING_MOUNTS.fullmatch(where):
             yield where, f"{right.split()[0]} {source} {options}"
 
 

@@ -14,9 +14,13 @@ HEARTBEAT = 30  # seconds between two lines where there is no terminal
 
 
 class Stages:
-    """Says what each stage does, and how long each took."""
+    """Says what each stage does, and how long each took.
 
-    def __init__(self) -> None:
+    With a name the seconds are kept in `.minsky/log/stages-NAME`, too, for who comes later.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -29,14 +33,14 @@ class Stages:
         finally:
             self.seconds[name] = time.monotonic() - start
             console.print(f"[{name}] {self.seconds[name]:.1f} s")
+            if self.name:
+                LOGS.mkdir(parents=True, exist_ok=True)
+                (LOGS / f"stages-{self.name}").write_text(self.table() + "\n")
 
     def table(self) -> str:
-        """One line per stage and their sum; kept in `.minsky/log/stages` for who comes later."""
+        """One line per stage and their sum."""
         rows = [*self.seconds.items(), ("total", sum(self.seconds.values()))]
-        text = "\n".join(f"  {name:<10} {seconds:7.1f} s" for name, seconds in rows)
-        LOGS.mkdir(parents=True, exist_ok=True)
-        (LOGS / "stages").write_text(text + "\n")
-        return text
+        return "\n".join(f"  {name:<10} {seconds:7.1f} s" for name, seconds in rows)
 
 
 @contextmanager

@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from minsky.errors import MinskyError
 
+Need = tuple[Path, float, str]  # directory, GB (10^9 bytes) that it must have room for, what they are for
 CLUSTER_DAEMONS = frozenset({"slurmd", "mmfsd"})  # mmfsd is GPFS (Storage Scale)
 
 
@@ -33,6 +35,27 @@ def refuse_cluster_node() -> None:
             f"{' and '.join(names)} runs here: this machine is a node of a cluster, and nothing is installed "
             "or started beside it. Run the same command on a machine of your own, or a virtual one."
         )
+
+
+def refuse_shortage(needs: Iterable[Need]) -> None:
+    """Raise unless every file system has room for all that is to be put on it.
+
+    Args:
+        needs: directories on one file system add up, and one that does not exist yet stands for its
+            nearest parent.
+    """
+    together: dict[int, list[Need]] = {}
+    for path, gb, purpose in needs:
+        there = next(p for p in [path, *path.parents] if p.exists())
+        together.setdefault(there.stat().st_dev, []).append((there, gb, f"{purpose} in {path}"))
+    for wants in together.values():
+        need, free = sum(gb for _, gb, _ in wants), shutil.disk_usage(wants[0][0]).free / 1e9
+        if need > free:
+            raise MinskyError(
+                f"{need:.1f} GB are needed for {' and '.join(purpose for *_, purpose in wants)}, but only "
+                f"{free:.1f} GB are free there. Make room (`docker system df` shows what Docker holds), or "
+                "point MINSKY_CACHE at a larger disk, and type the same command again."
+            )
 
 
 def is_debian(os_release: Path = Path("/etc/os-release")) -> bool:
@@ -90,12 +113,18 @@ def apt_install(*packages: str, why: str) -> None:
         )
         if done.returncode:
             raise MinskyError(
-                f"`{' '.join(command)}` failed, so {names} could not be installed; its last lines were:\n"
-                + "\n".join(done.stdout.splitlines()[-8:])
+                f"`{' '.join(command)}` failed, so {names} could not be installed. Mend what its last lines "
+                "say (where they name the network, /etc/apt/sources.list or the proxy), then type the same "
+                "command again:\n" + "\n".join(done.stdout.splitlines()[-8:])
             )
 
 
+def find(program: str) -> str | None:
+    """Where *program* is: on the PATH, or in sbin, which an ordinary user's PATH lacks on Debian."""
+    return shutil.which(program, path=f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin")
+
+
 def need_program(name: str, package: str) -> None:
-    """Install Debian's *package* unless the program *name* is on the PATH."""
-    if not shutil.which(name):
+    """Install Debian's *package* unless the program *name* is here."""
+    if not find(name):
         apt_install(package, why=f"the program {name} is missing")

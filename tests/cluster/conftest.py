@@ -17,10 +17,9 @@ import testinfra
 
 from minsky.cluster import running
 from minsky.playbook import ansible_environment
-from minsky.snapshot import Snapshot, snapshot_host
+from minsky.virtual import INVENTORY
 
 ROOT = Path(__file__).resolve().parents[2]
-VIRTUAL = ROOT / "playbooks" / "inventory" / "virtual"
 # The timer's one line after the report is there because Ansible takes no empty list of callbacks.
 JSON_REPORT = {
     "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
@@ -34,66 +33,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name.startswith("test_zz"))
 
 
-@dataclass(frozen=True)
-class Boot:
-    """How the cluster came to run: by these tests or before them, and what the host was like before."""
-
-    here: bool
-    host_before: Snapshot | None
-
-
 @pytest.fixture(scope="session")
 def inventory(request: pytest.FixtureRequest) -> Path:
     return request.config.getoption("--inventory").resolve()
 
 
 @pytest.fixture(scope="session")
-def boot(inventory: Path) -> Boot:
-    if inventory != VIRTUAL or "control" in running():
-        return Boot(here=False, host_before=None)
-    before = snapshot_host()
+def boot(inventory: Path) -> bool:
+    """See that the cluster is up; whether it was booted here."""
+    if inventory != INVENTORY.parent or "control" in running():
+        return False
     subprocess.run([sys.executable, "-m", "minsky.cluster", "up"], cwd=ROOT, check=True)
-    return Boot(here=True, host_before=before)
+    return True
 
 
 @pytest.fixture(scope="session")
 def virtual(inventory: Path) -> None:
     """Keep a test that breaks things, or reboots them, away from machines that people use."""
-    if inventory != VIRTUAL:
+    if inventory != INVENTORY.parent:
         pytest.skip("this breaks things on purpose: leave --inventory away to run it on the virtual cluster")
 
 
 @pytest.fixture(scope="session")
-def cluster_booted_here(boot: Boot) -> bool:
-    return boot.here
+def reach(boot: bool, inventory: Path) -> Callable[[str], list[Any]]:
+    """The hosts of a group."""
+    return lambda group: testinfra.get_hosts([f"ansible://{group}"], ansible_inventory=str(inventory))
 
 
 @pytest.fixture(scope="session")
-def host_before(boot: Boot) -> Snapshot | None:
-    return boot.host_before
-
-
-def reach(inventory: Path, group: str) -> list[Any]:
-    return testinfra.get_hosts([f"ansible://{group}"], ansible_inventory=str(inventory))
+def everyone(reach: Callable[[str], list[Any]]) -> list[Any]:
+    return reach("all")
 
 
 @pytest.fixture(scope="session")
-def everyone(boot: Boot, inventory: Path) -> list[Any]:
-    return reach(inventory, "all")
+def nodes(reach: Callable[[str], list[Any]]) -> list[Any]:
+    return reach("slurm_node")
 
 
 @pytest.fixture(scope="session")
-def nodes(boot: Boot, inventory: Path) -> list[Any]:
-    return reach(inventory, "slurm_node")
+def control(reach: Callable[[str], list[Any]]) -> Any:
+    return reach("slurm_controller")[0]
 
 
 @pytest.fixture(scope="session")
-def control(boot: Boot, inventory: Path) -> Any:
-    return reach(inventory, "slurm_controller")[0]
-
-
-@pytest.fixture(scope="session")
-def variables(boot: Boot, inventory: Path) -> dict[str, Any]:
+def variables(boot: bool, inventory: Path) -> dict[str, Any]:
     """The controller's variables, with templates resolved by Ansible itself."""
     listed = subprocess.run(
         ["ansible-inventory", "-i", inventory, "--list"],
@@ -126,14 +109,30 @@ def wait_until() -> Callable[..., Any]:
     return wait
 
 
+@pytest.fixture(scope="session")
+def print_cores() -> str:
+    """A command that prints the cores on which it may run, each as the list of its threads."""
+    return (
+        'python3 -c "import os; print(*{'
+        "open(f'/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list').read().strip()"
+        ' for cpu in os.sched_getaffinity(0)})"'
+    )
+
+
 @dataclass(frozen=True)
 class Job:
-    """An ended job: what Slurm says of it, and what it printed."""
+    """An ended job: what Slurm says of it, by field of `scontrol show job`, and what it printed."""
 
-    number: str
-    state: str
-    exit_code: str
+    shown: dict[str, str]
     output: str
+
+    @property
+    def number(self) -> str:
+        return self.shown["JobId"]
+
+    @property
+    def state(self) -> str:
+        return self.shown["JobState"]
 
     @property
     def result(self) -> dict[str, Any]:
@@ -157,23 +156,33 @@ class User:
         assert done.rc == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout.strip()
 
-    def submit(self, arguments: str, directory: str = "work", environment: str = "") -> Job:
-        """Run sbatch in ~/directory and wait for the job's end."""
-        # not sbatch --wait, which looks every ten seconds
-        sent = self.run(
-            f"mkdir -p {directory} && cd {directory} && "
-            f"job=$({environment} sbatch --parsable {arguments}) || exit 1; "
-            "echo $job; for _ in $(seq 1200); do "
-            "case $(scontrol show job -o $job) in "
+    def send(self, arguments: str, directory: str = "work", environment: str = "") -> str:
+        """Run sbatch in ~/directory, after what *environment* has the shell do; the job's number."""
+        sbatch = f"{environment} sbatch --parsable {arguments}"
+        return self.check(f"mkdir -p {directory} && cd {directory} && {sbatch}")
+
+    def show(self, number: str) -> dict[str, str]:
+        return dict(re.findall(r"(?:^| )(\w+)=(\S*)", self.check(f"scontrol show job -o {number}")))
+
+    def end(self, number: str, seconds: int = 600) -> Job:
+        """Wait for a job's end."""
+        # in one command: each goes through a connection and a login of its own
+        self.run(
+            f"for _ in $(seq {2 * seconds}); do case $(scontrol show job -o {number}) in "
             "*JobState=PENDING*|*JobState=CONFIGURING*|*JobState=RUNNING*|*JobState=COMPLETING*) sleep .5;; "
             "*) break;; esac; done"
         )
-        number = sent.stdout.strip().splitlines()[0] if sent.stdout.strip() else ""
-        assert number.isdigit(), f"sbatch refused: {sent.stdout}{sent.stderr}"
-        shown = self.check(f"scontrol show job -o {number}")
-        fields = dict(re.findall(r"(\w+)=(\S*)", shown))
-        output = self.run(f"cat {fields['StdOut']}").stdout
-        return Job(number, fields["JobState"], fields["ExitCode"], output)
+        shown = self.show(number)
+        output = self.run(f"cat {shown['StdOut']}").stdout
+        state = shown["JobState"]
+        if state in {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING"}:
+            pytest.fail(f"after {seconds} s job {number} is {state} ({shown['Reason']}):\n{output}")
+        return Job(shown, output)
+
+    def submit(self, arguments: str, directory: str = "work", environment: str = "") -> Job:
+        """Run sbatch and wait for the job's end."""
+        # not sbatch --wait, which looks every ten seconds
+        return self.end(self.send(arguments, directory, environment))
 
     def script(self, text: str, arguments: str) -> Job:
         """Submit a few lines of bash."""
@@ -182,7 +191,11 @@ class User:
 
 @pytest.fixture(scope="session")
 def users(control: Any, variables: dict[str, Any]) -> list[User]:
-    return [User(account["name"], control) for account in variables["users_accounts"]]
+    accounts = variables.get("users_accounts") or []
+    present = [User(entry["name"], control) for entry in accounts if entry.get("state") != "absent"]
+    if not present:
+        pytest.skip("the inventory has no accounts to submit jobs with: add one to users_accounts")
+    return present
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +214,7 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def site(inventory: Path, boot: Boot) -> Callable[..., Run]:
+def site(inventory: Path, boot: bool) -> Callable[..., Run]:
     """Run site.yml and tell which task changed which host."""
 
     def play(*arguments: str) -> Run:

@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 
-from minsky import host, system
+from minsky import dockerd, system
 from minsky.errors import MinskyError
 
 
 @pytest.fixture
-def second(tmp_path, monkeypatch):
+def second(virtual, tmp_path, monkeypatch):
     """Options of a daemon that shares nothing with the first."""
     real = shutil.which("dockerd")
     if os.geteuid() or not real:
@@ -23,8 +23,8 @@ def second(tmp_path, monkeypatch):
     own.write_text(f'#!/bin/sh\nexec unshare --net {real} "$@"\n')
     own.chmod(0o755)
     monkeypatch.setenv("PATH", f"{own.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(host, "STATE", tmp_path / "state")
-    monkeypatch.setattr(host, "STARTED", tmp_path / "state" / "dockerd.pid")
+    monkeypatch.setattr(dockerd, "STATE", tmp_path / "state")
+    monkeypatch.setattr(dockerd, "STARTED", tmp_path / "state" / "dockerd.pid")
     yield (
         f"--data-root={tmp_path}/data", f"--exec-root={tmp_path}/docker", f"--pidfile={tmp_path}/docker.pid",
         f"--host=unix://{tmp_path}/docker.sock", "--bridge=none", "--iptables=false",
@@ -37,23 +37,21 @@ def second(tmp_path, monkeypatch):
 
 def test_a_daemon_is_started_over_what_a_killed_one_left_and_stopped_again(second, tmp_path):
     pid_files = (tmp_path / "docker.pid", tmp_path / "docker/containerd/containerd.pid")
-    host.start_docker(*second, run=tmp_path)
+    dockerd.start_docker(*second, run=tmp_path)
     for path in pid_files:
         os.kill(int(path.read_text()), signal.SIGKILL)
     for path in pid_files:  # pids start again after a while: another program has them now
         path.write_text(str(os.getpid()))
-    host.start_docker(*second, run=tmp_path)
+    dockerd.start_docker(*second, run=tmp_path)
     daemon, containerd = (int(path.read_text()) for path in pid_files)
     assert system.processes()[daemon] == "dockerd"
-    host.start_docker(*second, run=tmp_path)
+    dockerd.start_docker(*second, run=tmp_path)
     assert int(pid_files[0].read_text()) == daemon, "a second daemon was started beside one that answers"
-    host.STARTED.write_text(str(daemon))
-    assert host.stop_docker()
+    dockerd.STARTED.write_text(str(daemon))
+    assert dockerd.stop_docker()
     assert not {daemon, containerd} & system.processes().keys()
 
 
 def test_a_daemon_that_does_not_come_up_shows_the_end_of_its_log(second, tmp_path):
-    with pytest.raises(
-        MinskyError, match=r"(?s)does not come up, see .*dockerd\.log:.*unknown flag: --nonsense"
-    ):
-        host.start_docker(*second, "--nonsense", run=tmp_path)
+    with pytest.raises(MinskyError, match=r"(?s)does not come up\. .*\.log:.*unknown flag: --nonsense"):
+        dockerd.start_docker(*second, "--nonsense", run=tmp_path)

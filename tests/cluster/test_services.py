@@ -3,18 +3,27 @@
 import pytest
 
 
-def test_every_host_authenticates_and_mounts_the_shared_file_system(everyone, shared):
+def test_every_host_authenticates_and_mounts_the_shared_file_systems(everyone, variables):
     for host in everyone:
         assert host.service("munge").is_running, host
-        assert host.mount_point(shared).exists, f"{shared} is not mounted on {host}"
-        assert host.mount_point(shared).filesystem.startswith("fuse."), host
+        for filesystem in variables["cluster_filesystems"]:
+            mounted = host.mount_point(filesystem["mount"])
+            assert mounted.exists, f"{filesystem['mount']} is not mounted on {host}"
+            assert filesystem["type"] in mounted.filesystem, host
 
 
-def test_controller_and_accounting_run_there_and_daemons_of_jobs_on_the_nodes(control, nodes):
-    for name in ("slurmctld", "slurmdbd", "mariadb"):
-        assert control.service(name).is_running, control.run(f"journalctl -u {name} -n 30").stdout
-    for node in nodes:
-        assert node.service("slurmd").is_running, node.run("journalctl -u slurmd -n 30").stdout
+@pytest.mark.parametrize(
+    ("group", "service"),
+    [
+        ("slurm_controller", "slurmctld"),
+        ("slurmdbd", "slurmdbd"),
+        ("mariadb", "mariadb"),
+        ("slurm_node", "slurmd"),
+    ],
+)
+def test_each_group_runs_its_daemon(reach, group, service):
+    for host in reach(group):
+        assert host.service(service).is_running, host.run(f"journalctl -u {service} -n 30").stdout
 
 
 def test_every_node_takes_jobs(control, nodes):
@@ -36,11 +45,12 @@ def test_no_node_reads_slurms_configuration_from_a_file_of_its_own(nodes):
         assert not node.file("/etc/slurm/slurm.conf").exists
 
 
-def test_secrets_are_their_owners_only(control, everyone):
+def test_secrets_are_their_owners_only(everyone, reach):
     for host in everyone:
         key = host.file("/etc/munge/munge.key")
         assert (key.user, key.mode) == ("munge", 0o400), host
-    assert control.file("/etc/slurm/slurmdbd.conf").mode == 0o600
+    for host in reach("slurmdbd"):
+        assert host.file("/etc/slurm/slurmdbd.conf").mode == 0o600
 
 
 def test_users_have_one_number_everywhere_and_a_home_of_their_own(users, everyone):
@@ -49,16 +59,17 @@ def test_users_have_one_number_everywhere_and_a_home_of_their_own(users, everyon
         assert everyone[0].file(everyone[0].user(user.name).home).mode == 0o700
 
 
-def test_a_first_login_brings_the_jobs_and_a_later_one_leaves_them_alone(users):
-    for user in users:
-        user.check("test -w jobs/cnn_horovod.sh")
-    users[0].check("echo '# mine' >> jobs/env.sh")
-    assert users[0].check("tail -n 1 jobs/env.sh") == "# mine"
-    users[0].check("sed -i '$d' jobs/env.sh")
+def test_a_first_login_brings_the_jobs_and_a_later_one_leaves_them_alone(user, virtual):
+    user.check("test -w jobs/cnn_horovod.sh")
+    user.check("echo '# mine' >> jobs/env.sh")
+    assert user.check("tail -n 1 jobs/env.sh") == "# mine"
+    user.check("sed -i '$d' jobs/env.sh")
 
 
-def test_a_container_starts_by_mounting_its_image_and_not_by_unpacking_it(user, shared):
-    job = user.script(f"apptainer exec {shared}/images/lab-x86_64.sif sh -c 'cat /proc/[0-9]*/comm'", "-N 1")
+def test_a_container_starts_by_mounting_its_image_and_not_by_unpacking_it(user):
+    job = user.script(
+        """. ~/jobs/env.sh; apptainer exec "$MINSKY_IMAGE" sh -c 'cat /proc/[0-9]*/comm'""", "-N 1"
+    )
     assert job.state == "COMPLETED", job.output
     assert "squashfuse_ll" in job.output.split()
     assert "Converting SIF file to temporary sandbox" not in job.output

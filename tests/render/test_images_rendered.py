@@ -24,6 +24,11 @@ def test_nothing_is_committed_as_rendered_that_no_recipe_makes():
 
 
 @every_image
+def test_an_image_has_a_test_of_its_own_or_says_why_not_and_never_both(image):
+    assert bool(image.selftest) != hasattr(image.recipe, "UNTESTED")
+
+
+@every_image
 def test_no_recipe_names_a_version_itself(image):
     text = (image.directory / "recipe.py").read_text()
     assert not re.findall(r"\b\d+\.\d+", text), "a pin belongs in images/versions.toml"

@@ -1,53 +1,97 @@
 """Contracts that every job script and lab keeps."""
 
+import importlib
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
-LABS = sorted(JOBS.glob("*_horovod.sh"))
+sys.path.insert(0, str(JOBS))
+
+from labs.labkit.goal import Goal  # noqa: E402 - the labs are no installed package
+
+SCRIPTS = sorted(JOBS.glob("*.sh"))
+LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
+BATCH = [script for script in SCRIPTS if re.search("(?m)^#SBATCH", script.read_text())]
+
+# What each lab's script does, below its comments. Not in a file that they share: these lines find that file.
+BODY = """\
+set -euo pipefail
+
+# Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
+submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's/^ *Command=//p') || true
+for jobs in "$(dirname "${submitted%% *}")" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+  [[ -f $jobs/labs/launch.sh ]] && break
+done
+[[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }
+# shellcheck source=jobs/labs/launch.sh
+source "$jobs/labs/launch.sh"
+
+"${launch[@]}" python -m labs.LAB "$@"
+"""  # noqa: E501 - the script's own line
 
 
-@pytest.mark.parametrize("script", LABS, ids=lambda script: script.name)
+def commands(script):
+    """The lines of *script* that are no comments."""
+    return [line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
 def test_directives_stand_first_and_together_since_slurm_ignores_later_ones(script):
     lines = script.read_text().splitlines()
     assert lines[0] == "#!/bin/bash"
     directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
-    assert directives, "no directive at all"
     first_command = next(n for n, line in enumerate(lines) if line.strip() and not line.startswith("#"))
     assert max(directives) < first_command
     assert directives == list(range(directives[0], directives[0] + len(directives)))
 
 
-@pytest.mark.parametrize("script", LABS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
 def test_a_script_passes_its_arguments_on_and_expands_no_rank_on_the_batch_host(script):
-    text = script.read_text()
+    text = "\n".join(commands(script))
     assert '"$@"' in text
     assert not re.search(r"bash\s+-c", text)
     assert "set -euo pipefail" in text
 
 
-@pytest.mark.parametrize("script", LABS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
 def test_a_script_leaves_partition_and_account_to_the_user(script):
     assert not re.search(r"#SBATCH.*(--partition|--account|--reservation| -p | -A )", script.read_text())
 
 
-@pytest.mark.parametrize("script", LABS, ids=lambda script: script.name)
-def test_a_lab_is_listed_and_has_its_program(script):
-    lab = script.name.removesuffix("_horovod.sh")
-    assert (JOBS / "labs" / f"{lab}.py").exists()
-    assert f"`{script.name}`" in (JOBS / "README.md").read_text()
+@pytest.mark.parametrize("lab", LABS)
+def test_labs_differ_in_their_directives_and_programs_only(lab):
+    text = (JOBS / f"{lab}_horovod.sh").read_text()
+    assert text[text.index("set -euo pipefail") :] == BODY.replace("LAB", lab)
+    for directive in (f"--job-name={lab}", "--output=%x-%j.out"):  # results lie beside it, in LAB-JOB/
+        assert f"\n#SBATCH {directive}\n" in text
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_a_lab_is_listed_and_has_its_program(lab):
+    assert f"`{lab}_horovod.sh`" in (JOBS / "README.md").read_text()
     assert "# Horovod:" in (JOBS / "labs" / f"{lab}.py").read_text()
 
 
+@pytest.mark.parametrize("lab", LABS)
+def test_a_lab_states_its_goals_with_their_sources_and_explains_its_options(lab):
+    program = importlib.import_module(f"labs.{lab}")
+    assert program.GOALS
+    for goal in program.GOALS.values():
+        assert isinstance(goal, Goal)
+        assert goal.source
+    for action in program.knobs()._actions:
+        assert action.help, action.option_strings
+
+
 def test_there_is_no_lab_program_without_a_job():
-    programs = {path.stem for path in (JOBS / "labs").glob("*.py")} - {"__init__"}
-    assert programs == {script.name.removesuffix("_horovod.sh") for script in LABS}
+    assert sorted(path.stem for path in (JOBS / "labs").glob("[!_]*.py")) == LABS
 
 
-@pytest.mark.parametrize("script", sorted(JOBS.glob("*.sh")), ids=lambda script: script.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_a_script_is_sound_bash(script):
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,13 @@
 """Contracts that every role keeps."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROLES = sorted((Path(__file__).resolve().parents[2] / "playbooks" / "roles").iterdir())
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted((ROOT / "playbooks" / "roles").iterdir())
 
 
 def options(role: Path) -> dict:
@@ -45,8 +47,15 @@ def test_no_role_takes_another_ones_prefix():
 
 
 def test_site_runs_every_role():
-    plays = yaml.safe_load((ROLES[0].parents[1] / "site.yml").read_text())
+    plays = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
     run = {role for play in plays for role in play.get("roles", [])}
     by_type = {role.name for role in ROLES if role.name.startswith("fs_")}
-    without_tasks = {role.name for role in ROLES if not (role / "tasks").exists()}
-    assert run | by_type | without_tasks == {role.name for role in ROLES}
+    only_validating = {role.name for role in ROLES if not (role / "tasks" / "main.yml").exists()}
+    assert run | by_type | only_validating == {role.name for role in ROLES}
+
+
+def test_nodes_and_the_image_that_makes_sifs_have_apptainer_from_one_suite():
+    pinned = tomllib.loads((ROOT / "images" / "versions.toml").read_text())["image"]["apptainer"]["debian"]
+    options = defaults(ROOT / "playbooks" / "roles" / "apptainer")
+    stated = {"suite": options["apptainer_suite"], "least": options["apptainer_least_version"]}
+    assert stated.items() <= pinned["apptainer"].items()

@@ -1,8 +1,11 @@
 """Contracts over the whole tree."""
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +32,25 @@ def test_every_dependency_is_locked_by_hash():
         assert pinned, f"{name} is not in requirements.lock; run the command in its first lines"
 
 
+def test_every_package_that_the_source_imports_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=\[ ]", requirement)[0] for requirement in project["dependencies"]}
+    imported = set()
+    for path in (ROOT / "src" / "minsky").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    brought_by = packages_distributions()
+    undeclared = [
+        name
+        for name in sorted(imported - sys.stdlib_module_names - {"minsky"})
+        if not declared & {distribution.lower() for distribution in brought_by[name]}
+    ]
+    assert undeclared == []
+
+
 def test_no_package_registry_is_named():
     # put together here so that this file does not name them either
     hosts = "|".join(
@@ -41,13 +63,6 @@ def test_no_package_registry_is_named():
         if re.search(hosts, line)
     ]
     assert named == [], "clients find their registries by configuration; use package names"
-
-
-def test_no_document_waits_to_be_filled_in():
-    unfilled = [
-        path.name for path in tracked() if path.suffix == ".md" and re.search(r"@@[A-Z]+@@", path.read_text())
-    ]
-    assert unfilled == []
 
 
 def test_every_place_in_the_readmes_map_exists():

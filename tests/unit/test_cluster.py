@@ -1,13 +1,17 @@
 """What the commands on the virtual cluster decide and say, without one."""
 
 import io
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from minsky import cluster, follow, playbook, stages
+from minsky import cluster, dockerd, follow, playbook, stages, virtual
+from minsky.cluster import __main__ as command
 from minsky.errors import MinskyError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,15 +79,140 @@ def test_the_commands_refuse_a_node_count_before_anything_changes(verb):
 
 def test_an_option_that_no_verb_but_demo_passes_on_is_refused(capsys):
     with pytest.raises(SystemExit):
-        cluster.main(["down", "--epochs", "3"])
+        command.main(["down", "--epochs", "3"])
     assert "down does not know --epochs 3" in capsys.readouterr().err
 
 
 def test_the_help_names_every_verb_with_an_example(capsys):
     with pytest.raises(SystemExit):
-        cluster.main(["--help"])
+        command.main(["--help"])
     shown = capsys.readouterr().out
-    assert all(text in shown for text in [*cluster.VERBS.values(), "make demo ARGS="])
+    assert all(f"  {name:<8} {verb.words}" in shown for name, verb in command.VERBS.items())
+    assert "make demo ARGS=" in shown
+
+
+def test_a_verb_does_what_its_row_says(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(command, "STATE", tmp_path)
+    monkeypatch.delenv("MINSKY_DATA", raising=False)
+    for name in ("status", "shell", "down", "remains", "clean"):
+        monkeypatch.setattr(cluster, name, lambda name=name: done.append(name))
+        assert command.main([name]) == 0
+    assert done == ["status", "shell", "down", "remains", "clean"]
+
+
+def test_two_commands_that_change_the_cluster_do_not_run_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "STATE", tmp_path)
+    monkeypatch.setattr(cluster, "down", lambda: command.main(["clean"]))
+    with pytest.raises(MinskyError, match="Another make in this checkout is at work"):
+        command.main(["down"])
+
+
+def test_machines_get_names_addresses_memory_and_bricks():
+    shape = virtual.layout(nodes=4, memory_mb=10_000)
+    assert shape["virtual_machines"][0] == {
+        "name": "control", "container": "minsky-control", "address": "172.31.240.10",
+    }  # fmt: skip
+    assert [m["address"] for m in shape["virtual_machines"][1:]] == [f"172.31.240.{n}" for n in range(11, 15)]
+    assert (shape["virtual_memory_mb"], shape["virtual_jobs_memory_mb"]) == (1600, 1200)
+    assert shape["virtual_bricks"] == ["node1", "node2", "node3"]
+    assert virtual.layout(3, 10_000)["virtual_bricks"] == ["node1", "node2", "node3"]
+    assert virtual.layout(1, 10_000)["virtual_bricks"] == ["control", "node1"]
+
+
+def test_every_machine_of_the_largest_cluster_has_an_address_of_the_network():
+    for machine in virtual.layout(virtual.MAX_NODES, 100_000)["virtual_machines"]:
+        assert virtual.ipaddress.IPv4Address(machine["address"]) in virtual.SUBNET
+
+
+class Thing(SimpleNamespace):
+    """A container or network of a Docker daemon that is not there."""
+
+    def remove(self, **_):
+        self.removed.append(self.name)
+
+
+@pytest.mark.parametrize(
+    ("ci", "gone"),
+    [
+        ("", ["mine", "dead", "empty"]),
+        ("true", ["mine", "theirs", "dead", "step", "empty"]),
+    ],
+)
+def test_what_runs_for_another_checkout_is_removed_only_on_a_machine_for_ci(monkeypatch, tmp_path, ci, gone):
+    removed = []
+
+    def container(name, status, owner):
+        labels = {"minsky": "1"} | ({virtual.CHECKOUT_LABEL: str(owner)} if owner else {})
+        return Thing(name=name, status=status, labels=labels, removed=removed)
+
+    containers = [
+        container("mine", "running", cluster.ROOT),
+        container("theirs", "running", "/elsewhere"),
+        container("dead", "exited", "/elsewhere"),
+        container("step", "exited", None),
+    ]
+    networks = [
+        Thing(name="used", attrs={"Containers": {"x": {}}}, removed=removed),
+        Thing(name="empty", attrs={"Containers": {}}, removed=removed),
+    ]
+    daemon = SimpleNamespace(
+        containers=SimpleNamespace(list=lambda **_: containers),
+        networks=SimpleNamespace(list=lambda **_: networks),
+    )
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(dockerd, "client", lambda: daemon)
+    monkeypatch.setattr(cluster, "INVENTORY", tmp_path / "hosts.yml")
+    cluster.remains()
+    assert removed == gone
+
+
+@pytest.fixture
+def booting(monkeypatch, tmp_path):
+    """`cluster.up` with stand-ins for all that it calls; what they were called with."""
+    seen = SimpleNamespace(needs=[], kept=0, plays={}, running={})
+
+    def keep():
+        seen.kept += 1
+
+    def needs_sif(_):
+        return [(tmp_path, 5, "converting")]
+
+    monkeypatch.setattr(dockerd, "daemon", lambda: True)
+    monkeypatch.setattr(cluster, "ours", dict)
+    monkeypatch.setattr(cluster, "running", lambda: seen.running)
+    monkeypatch.setattr(cluster, "make_key", lambda: None)
+    monkeypatch.setattr(cluster, "fingerprint", lambda *_: "digest")
+    monkeypatch.setattr(cluster, "PROVISIONED", tmp_path / "provisioned")
+    monkeypatch.setattr(cluster.system, "need_program", lambda *_: None)
+    monkeypatch.setattr(cluster.host, "preflight", lambda *_, needs, **__: seen.needs.extend(needs))
+    monkeypatch.setattr(cluster.images, "ensure", lambda _: "minsky/node:1")
+    monkeypatch.setattr(cluster.images, "ensure_sif", lambda _: Path("/cache/lab-x86_64-1.sif"))
+    monkeypatch.setattr(cluster.images, "needs", lambda _: [])
+    monkeypatch.setattr(cluster.images, "needs_sif", needs_sif)
+    monkeypatch.setattr(cluster.snapshot, "keep", keep)
+    monkeypatch.setattr(
+        cluster, "play", lambda stage, _, __, variables: seen.plays.update({stage: json.loads(variables)})
+    )
+    return seen
+
+
+def test_booting_asks_for_the_room_that_images_need_and_tells_playbooks_what_to_print(booting):
+    assert cluster.up("2") == 2
+    assert [gb for _, gb, _ in booting.needs] == [5]
+    nodes = booting.plays["nodes"]
+    assert nodes["virtual_image"] == "minsky/node:1"
+    assert [machine["name"] for machine in nodes["virtual_machines"]] == ["control", "node1", "node2"]
+    assert nodes["virtual_labels"][virtual.CHECKOUT_LABEL] == str(cluster.ROOT)
+    assert booting.plays["provision"] == {"staging_images": ["/cache/lab-x86_64-1.sif"]}
+
+
+def test_what_the_host_is_like_is_kept_only_before_the_first_node_boots(booting):
+    cluster.up("2")
+    assert booting.kept == 1
+    booting.running = {"control": "c"}
+    cluster.up("2")
+    assert booting.kept == 1
 
 
 def test_a_cluster_counts_as_unchanged_only_for_the_same_files_image_nodes_and_data(tmp_path, monkeypatch):
@@ -148,14 +277,23 @@ def test_a_playbook_that_fails_names_its_log(tmp_path, monkeypatch, capsys):
 
 def test_each_stage_is_told_with_its_seconds_even_when_it_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stages, "LOGS", tmp_path)
-    told = stages.Stages()
+    told = stages.Stages("up")
     with told.stage("one", "doing it"):
         pass
     with pytest.raises(MinskyError), told.stage("two", "trying"):
         raise MinskyError("no")
     assert [line.split()[0] for line in told.table().splitlines()] == ["one", "two", "total"]
-    assert (tmp_path / "stages").read_text() == told.table() + "\n"
+    assert (tmp_path / "stages-up").read_text() == told.table() + "\n"
     assert "[one] doing it" in capsys.readouterr().out
+
+
+def test_stages_without_a_name_overwrite_nobodys_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "LOGS", tmp_path)
+    told = stages.Stages()
+    with told.stage("one", "doing it"):
+        pass
+    assert told.table()
+    assert list(tmp_path.iterdir()) == []
 
 
 SCONTROL = """#!/bin/sh
@@ -187,4 +325,6 @@ def test_plain_make_lists_the_verbs_with_a_sentence_each():
         ["make", "-s", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     verbs = {line.split()[1]: line.split(None, 2)[2] for line in io.StringIO(shown)}
-    assert {"demo", "cluster", "down", "test", "lint", "shell", "clean"} == verbs.keys()
+    makefile = (ROOT / "Makefile").read_text()
+    assert set(re.findall(r"(?m)^([a-z]+):", makefile)) - {"help", "venv"} == verbs.keys()
+    assert set(re.findall(r"\$\(MINSKY\) (\w+)", makefile)) <= command.VERBS.keys()

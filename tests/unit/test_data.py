@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from minsky import data
+from minsky.errors import speak_plainly
 
 CONTENT = {"images.gz": os.urandom(300_000), "labels.gz": b"labels"}
 FILES = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
@@ -131,6 +133,20 @@ def test_where_nothing_is_reached_the_command_says_what_to_set_and_ends_with_3(t
     assert done.returncode == 3, done.stderr
     assert "train-images-idx3-ubyte.gz could not be had" in done.stderr
     assert "MINSKY_DATA" in done.stderr
+
+
+def test_sets_that_cannot_be_reached_do_not_keep_the_others_from_being_fetched(
+    tmp_path, mirror, monkeypatch, capsys
+):
+    absent = replace(toy(), name="absent")
+    monkeypatch.setattr(data, "known", lambda: {"absent": absent, "toy": toy(), "gone": absent})
+    monkeypatch.setattr(sys, "argv", ["data", "fetch", "absent", "toy", "gone", "--to", str(tmp_path)])
+    monkeypatch.setenv("MINSKY_DATA", str(mirror))
+    assert speak_plainly(data.main) == 3
+    assert staged(tmp_path) == CONTENT
+    said = capsys.readouterr()
+    assert said.err.count("images.gz could not be had") == 2
+    assert "toy/labels.gz: from" in said.out
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones():

@@ -1,12 +1,15 @@
 """How the environment comes about, run by a system's Python without any package."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from minsky import bootstrap as minsky_bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +57,7 @@ def test_a_package_that_cannot_be_installed_costs_a_sentence_and_leaves_no_stamp
     done = bootstrap(checkout)
     assert done.returncode == 2
     assert "minsky: pip could not install the locked packages" in done.stderr
+    assert "then type the same command again" in done.stderr
     assert not (checkout / ".venv/installed").exists()
 
 
@@ -64,3 +68,16 @@ def test_an_older_python_is_named_with_the_version_that_is_needed(checkout):
     done = bootstrap(checkout)
     assert done.returncode == 1
     assert f"Python {sys.version.split()[0]}, and 99.0 or later is needed" in done.stderr
+
+
+def test_just_those_collections_are_compiled_that_a_playbook_or_a_setting_names(tmp_path):
+    (tmp_path / "playbooks/roles/x/tasks").mkdir(parents=True)
+    (tmp_path / "ansible.cfg").write_text("callbacks_enabled = ansible.posix.profile_tasks\n")
+    (tmp_path / "playbooks/roles/x/tasks/main.yml").write_text("- community.docker.docker_network:\n")
+    for pattern in (minsky_bootstrap.unused(tmp_path), minsky_bootstrap.unused()):
+        kept = [
+            name
+            for name in ("ansible/posix", "community/docker", "community/dns", "cisco/ios")
+            if not re.search(pattern, f"/x/ansible_collections/{name}/plugins/x.py")
+        ]
+        assert kept == ["ansible/posix", "community/docker"]

@@ -10,14 +10,13 @@ import pytest
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
-def job(script, *arguments, cwd):
-    """Run a job script as a user without Slurm would, with this Python as `python`."""
+def job(script, *arguments, cwd, programs=Path(sys.executable).parent, **environment):
+    """Run a job script as a user without Slurm would, with this Python as `python`, or other *programs*."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MINSKY_"))}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", script, *arguments],
         cwd=cwd,
-        env=clean | {"PATH": path},
+        env=clean | {"PATH": f"{programs}:{os.environ['PATH']}"} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -38,3 +37,50 @@ def test_a_copy_without_the_labs_beside_it_says_where_to_submit(tmp_path):
     done = job(copy, cwd=tmp_path)
     assert done.returncode == 1
     assert "no labs/ beside" in done.stderr
+
+
+@pytest.fixture
+def container(tmp_path):
+    """Run the CNN's job with an apptainer that prints its options; what it printed."""
+    program = tmp_path / "bin" / "apptainer"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "apptainer: $*"\n')
+    program.chmod(0o755)
+    shared = tmp_path / "shared"
+    for name in ("images", "data"):
+        (shared / name).mkdir(parents=True)
+    (shared / "images" / f"lab-{os.uname().machine}.sif").touch()
+
+    def run(*arguments):
+        script, programs = JOBS / "cnn_horovod.sh", program.parent
+        done = job(script, *arguments, cwd=shared, programs=programs, MINSKY_SHARED=str(shared))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("form", [("--results", "{}"), ("--results={}",)], ids=["two words", "one word"])
+def test_the_place_of_results_and_the_data_are_in_the_container_wherever_they_lie(container, tmp_path, form):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link").symlink_to("scratch")
+    shared, scratch = tmp_path / "shared", tmp_path / "scratch"
+    said = container(*(word.format(tmp_path / "link" / "yet" / "to be made") for word in form), "--seed", "1")
+    binds = said.split(" --bind ")[1].split(" ")[0].split(",")
+    assert binds == [str(JOBS), str(shared), str(scratch), f"{shared}/data:{shared}/data:ro"]
+
+
+def test_a_job_takes_the_image_for_its_architecture(container):
+    assert f"/images/lab-{os.uname().machine}.sif python -m labs.cnn" in container()
+
+
+@pytest.mark.parametrize(("shared", "said"), [("/proc", "do not share"), ("{here}", "srun has no PMIx here")])
+def test_a_directory_is_shared_if_it_lies_on_the_shared_file_system_whatever_its_type(tmp_path, shared, said):
+    done = job(
+        JOBS / "cnn_horovod.sh", cwd=tmp_path, HOME=str(tmp_path), MINSKY_SHARED=shared.format(here=tmp_path),
+        SLURM_JOB_ID="7", SLURM_JOB_NAME="cnn", SLURM_JOB_NUM_NODES="1", SLURM_SUBMIT_HOST="elsewhere",
+        SLURM_SUBMIT_DIR="/tmp/mine",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert (tmp_path / "cnn-7.out").exists() == (shared == "/proc")

@@ -13,8 +13,9 @@ import pytest
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 sys.path.insert(0, str(JOBS))
 
-from labs import cnn  # noqa: E402 - the labs are no installed package: they lie beside their job scripts
-from labs.labkit import LabError, datasets, plan, result, world  # noqa: E402
+# The labs are no installed package: they lie beside their job scripts.
+from labs.labkit import LabError, datasets, plan, plot, result, world  # noqa: E402
+from labs.labkit.goal import Goal  # noqa: E402
 
 
 def ranks(size, *, threads=1, cpus=(0, 1), machine="m"):
@@ -115,22 +116,13 @@ def test_a_damaged_data_file_is_refused_by_name_with_the_command_that_mends_it(t
     shutil.copytree(blank, tmp_path / "mnist")
     file = tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz"
     harm(file)
-    with pytest.raises(LabError, match=f"{file} {said}.*python -m minsky.data fetch mnist"):
+    mend = f"site.yml.*python -m minsky.data fetch mnist --to {tmp_path}"
+    with pytest.raises(LabError, match=f"{file} {said}.*{mend}"):
         datasets.handwritten(tmp_path)
 
 
-def test_without_mnist_the_digits_of_scikit_learn_come_in_its_shape(tmp_path):
-    pytest.importorskip("sklearn", reason="scikit-learn is in the lab image, not in .venv")
-    data = datasets.handwritten(tmp_path)
-    assert data.name == "digits"
-    assert data.train[0].shape == (1437, 28, 28, 1)
-    assert data.train[0].dtype == np.uint8
-    assert data.train[0].max() == 255
-    assert np.bincount(data.test[1]).min() > 20
-
-
 def test_a_loss_that_is_no_number_ends_the_training_with_what_to_change():
-    progress = result.Progress(world.World(0, ranks(1)), steps=2, batch=1, done=0)
+    progress = result.Progress(world.World(0, ranks(1)), steps=2, batch=1, unit="images", done=0)
     progress.tick(0.5)
     with pytest.raises(LabError, match=r"the loss is nan at step 2.*--learning-rate"):
         progress.tick(float("nan"))
@@ -139,7 +131,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_what_to_change():
 def test_results_lie_in_the_directory_of_the_job_one_place_per_job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    assert result.directory("cnn", None) == tmp_path / "results" / "cnn-17"
+    assert result.directory("cnn", None) == tmp_path / "cnn-17"
     assert result.directory("cnn", Path("mine")) == tmp_path / "mine"
     (tmp_path / "file").touch()
     with pytest.raises(LabError, match=f"results cannot be written to {tmp_path}/file/deep .*--results"):
@@ -154,12 +146,66 @@ def test_a_result_file_is_written_whole_or_not_at_all(tmp_path):
     assert json.loads(file.read_text()) == {"a": 1}
 
 
-def test_the_summary_puts_the_accuracy_beside_its_floor():
-    told = {"accuracy": 0.97, "floor": 0.98, "data": "mnist", "steps": 9, "seconds": 1.0}
-    told |= {"images_per_s": 10, "images_per_s_per_rank": 5, "results": "r.json", "plot": "c.png"}
-    text = result.summary(world.World(0, ranks(2)), told)
-    assert "0.9700 on all test images of mnist; floor with default settings 0.98: NOT REACHED" in text
-    assert "2 ranks on 2 nodes (node1 node2), 1 thread each" in text
+FLOOR = Goal("accuracy", "at least", 0.98, "on all test images")
+CEILING = Goal("cost", "at most", 0.08, "by the closed form")
+
+
+def test_a_goal_is_a_floor_or_a_ceiling_and_tells_its_verdict():
+    assert FLOOR.told(0.98) == {
+        "measure": "accuracy", "at_least": 0.98, "source": "on all test images", "reached": True,
+    }  # fmt: skip
+    assert CEILING.told(0.079)["at_most"] == 0.08
+    assert [goal.reached(0.5) for goal in (FLOOR, CEILING)] == [False, False]
+    assert FLOOR.verdict(0.97) == (
+        "0.9700; with default settings at least 0.98 (on all test images): NOT REACHED"
+    )
+
+
+@pytest.fixture
+def finish(tmp_path, monkeypatch, capsys):
+    """End a training of two ranks; the lines it printed, and the last of them as a RESULT."""
+    monkeypatch.setattr(plot, "curves", lambda *_: None)
+
+    def run(goal=FLOOR, *, done=0, trained=2, **reached):
+        steps, two = done + trained, world.World(0, ranks(2))
+        progress = result.Progress(two, steps=steps, batch=8, unit="words", done=done)
+        progress.resume()
+        for _ in range(trained):
+            progress.tick(0.5)
+        progress.pause()
+        reached = {"lab": "x", "data": "y", "seconds": 1.0} | reached
+        result.finish(progress, tmp_path, goal, reached, {"loss": [0.5]})
+        *lines, last = capsys.readouterr().out.splitlines()
+        return "\n".join(lines), json.loads(last.removeprefix("RESULT "))
+
+    return run
+
+
+def test_a_result_tells_goal_speed_and_place_whatever_the_lab_measures(finish):
+    text, told = finish(CEILING, cost=0.1, trained=3)
+    assert (told["steps"], told["ranks"], told["nodes"], told["machines"]) == (3, 2, 2, 1)
+    assert told["goal"] == CEILING.told(0.1)
+    assert told["words_per_s"] == pytest.approx(2 * told["words_per_s_per_rank"], abs=0.2)
+    place = "2 ranks on 2 simulated nodes of one machine (node1 node2), 1 thread each"
+    for row in ("cost      0.1000; with", "words/s per rank", place):
+        assert row in text
+
+
+def test_a_speed_that_was_not_measured_is_not_told_as_zero(finish):
+    text, told = finish(accuracy=0.99, trained=1)
+    assert told["words_per_s"] is None
+    assert "too few steps to tell" in text
+
+
+def test_where_nothing_was_left_to_train_the_result_that_stands_is_shown_and_kept(finish, tmp_path):
+    _, first = finish(accuracy=0.99, trained=3)
+    kept = (tmp_path / "result.json").read_text()
+    text, again = finish(accuracy=0.5, done=3, trained=0)
+    assert again == first
+    assert (tmp_path / "result.json").read_text() == kept
+    assert "all 3 steps had been trained" in text
+    _, longer = finish(accuracy=0.5, done=4, trained=0)
+    assert longer["steps"] == 4, "a result of fewer steps does not stand for one of more"
 
 
 def lab(*arguments):
@@ -192,8 +238,3 @@ def test_a_lab_outside_its_image_says_where_to_run_it():
         pytest.skip("TensorFlow is installed here")
     assert done.returncode == 1
     assert "tensorflow is not installed here: the labs run inside the lab image" in done.stderr
-
-
-def test_the_options_tell_what_they_do():
-    for action in cnn.knobs()._actions:
-        assert action.help, action.option_strings

@@ -44,57 +44,39 @@ CLUSTERS = {
         "node2": host("virtual", "none /sys/fs/cgroup/memory is missing or read-only"),
     },
 }
-TEMPLATES = {
-    "slurm": ["slurm.conf", "cgroup.conf", "slurmdbd.conf"],
-    "playbooks/roles/slurm/templates": ["daemon.conf"],
-    "playbooks/roles/mariadb/templates": ["minsky.cnf"],
-}
+TEMPLATES = sorted(path.name.removesuffix(".j2") for path in (ROOT / "slurm").glob("*.j2"))
 
 
-def render(folder: str, name: str, nodes: dict) -> str:
+def render(name: str, nodes: dict) -> str:
     # as Ansible does
     environment = Environment(  # noqa: S701
-        loader=FileSystemLoader(ROOT / folder),
+        loader=FileSystemLoader(ROOT / "slurm"),
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
     return environment.get_template(f"{name}.j2").render(
         cluster_name="minsky",
-        cluster_filesystems=[{"mount": "/shared"}],
         groups={"slurmdbd": ["control"]},
         inventory_hostname_short="control",
-        mariadb_buffer_pool_mb=256,
         slurmdbd_purge_months=12,
         slurm_node_timeout_s=120,
         slurm_max_time="7-00:00:00",
         slurm_extra={"MaxJobCount": 5000},
         _slurm_controller="control",
-        _slurm_daemon="slurmd",
-        _slurm_is_node=True,
         _slurm_nodes=slurm.slurm_nodes(nodes, nodes),
         _slurm_cgroup=slurm.slurm_cgroup(nodes, nodes),
     )
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
-@pytest.mark.parametrize(
-    "template", [(folder, name) for folder, names in TEMPLATES.items() for name in names]
-)
-def test_a_file_of_slurms_renders_to_its_golden_file(template, cluster):
-    folder, name = template
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_file_of_slurms_renders_to_its_golden_file(name, cluster):
     depends_on_nodes = name in {"slurm.conf", "cgroup.conf"}
-    text = render(folder, name, CLUSTERS[cluster])
+    text = render(name, CLUSTERS[cluster])
     golden = GOLDEN / (f"{cluster}.{name}" if depends_on_nodes else name)
     assert golden.exists(), f"no golden file; after reading it, keep this as {golden}:\n{text}"
     assert text == golden.read_text()
-
-
-def test_every_template_of_slurms_has_a_golden_file():
-    there = {str(path.relative_to(ROOT)) for path in (ROOT / "slurm").glob("*.j2")}
-    for role in ("munge", "mariadb", "slurmdbd", "slurm"):
-        there |= {str(path.relative_to(ROOT)) for path in (ROOT / "playbooks/roles" / role).rglob("*.j2")}
-    assert there == {f"{folder}/{name}.j2" for folder, names in TEMPLATES.items() for name in names}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +111,18 @@ def test_what_the_inventory_states_of_a_node_outranks_what_it_reports():
 def test_a_node_that_reports_nothing_keeps_its_line_if_the_inventory_states_it():
     nodes = {"a": {"slurm_node_cpus": 4, "slurm_node_memory_mb": 1024}, "b": host("virtual")}
     assert slurm.slurm_nodes(nodes, nodes)["lines"][0].startswith("NodeName=a CPUs=4 ")
-    assert slurm.slurm_cgroup(nodes, nodes)["enforced"]
+
+
+def test_the_summary_names_the_nodes_whose_limits_nobody_knows():
+    nodes = {"n1": {}, "n2": host("virtual"), "n3": {}}
+    said = "limits on cores, memory and devices are enforced (cgroup v1)"
+    assert slurm.slurm_cgroup(["n2"], nodes)["summary"] == said
+    assert slurm.slurm_cgroup(nodes, nodes)["summary"] == (
+        f"{said}; nothing is known of n[1,3], which did not report"
+    )
+    nodes["n2"] = host("virtual", "none no memory controller")
+    said = slurm.slurm_cgroup(nodes, nodes)["summary"]
+    assert "n2: no memory controller); nothing is known of n[1,3]" in said
 
 
 def test_a_node_of_which_nothing_is_known_stops_the_run():
@@ -139,9 +132,15 @@ def test_a_node_of_which_nothing_is_known_stops_the_run():
         slurm.slurm_cgroup(["a"], {"a": {}})
 
 
-def test_a_host_that_calls_itself_otherwise_is_refused():
-    with pytest.raises(AnsibleFilterError, match="hostnamectl set-hostname m01"):
-        slurm.slurm_name("m01.site", {"m01.site": host("minsky", name="localhost")})
+@pytest.mark.parametrize("group", ["slurm_controller", "slurm_node", "slurmdbd"])
+def test_a_host_that_calls_itself_otherwise_is_refused(group):
+    groups = {"slurm_controller": ["c"], "slurm_node": ["n"]} | {group: ["m01.site"]}
+    facts = {name: host("minsky", name=name) for name in ("c", "n")}
+    assert slurm.slurm_refusals(groups, facts | {"m01.site": host("minsky", name="m01")}, "60") == []
+    said = slurm.slurm_refusals(groups, facts | {"m01.site": host("minsky", name="localhost")}, "60")
+    assert len(said) == 1
+    assert "m01.site calls itself localhost" in said[0]
+    assert said[0].endswith("hostnamectl set-hostname m01")
 
 
 def test_nodes_with_either_version_of_cgroups_leave_the_choice_to_slurmd():
@@ -159,22 +158,23 @@ n5 inval slurm(64030) Low RealMemory (reported:1 < 100.00% of configured:2)
 n6 drained slurm(64030) Low RealMemory (reported:1 < 100.00% of configured:2)
 n7 drained alice(1001) Low on screws
 n8 down slurm(64030) Not responding
+n9 drained slurm(64030) gres/gpu count reported lower than configured (2 < 4)
 """
 
 
 def test_a_drained_node_is_ready_and_a_silent_or_unfit_one_is_not():
-    names = [f"n{n}.site" for n in range(1, 10)]
-    assert slurm.slurm_unready(SINFO, names) == ["n3 idle*", "n5 inval", "n8 down", "n9 unknown"]
+    names = [f"n{n}.site" for n in range(1, 11)]
+    assert slurm.slurm_unready(SINFO, names) == ["n3 idle*", "n5 inval", "n8 down", "n10 unknown"]
 
 
 def test_only_what_slurm_drained_for_missing_hardware_is_taken_back():
-    assert slurm.slurm_mended(SINFO) == "n6"
+    assert slurm.slurm_mended(SINFO) == "n[6,9]"
 
 
 def test_an_inventory_that_slurm_can_be_made_of_is_accepted():
     groups = {"slurm_controller": ["c"], "slurm_node": ["n"]}
     for limit in ("60", "1:30:00", "7-00:00:00", "2-12", "UNLIMITED"):
-        assert slurm.slurm_refusals(groups, {"n": {}}, limit) == []
+        assert slurm.slurm_refusals(groups, {"c": {}, "n": {}}, limit) == []
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_an_inventory_that_slurm_can_be_made_of_is_accepted():
 )
 def test_what_slurm_cannot_be_made_of_is_refused_in_a_sentence(groups, stated, limit, words):
     groups = groups or {"slurm_controller": ["c"], "slurm_node": ["n"]}
-    said = slurm.slurm_refusals(groups, {"n": stated}, limit)
+    said = slurm.slurm_refusals(groups, {"c": {}, "d": {}, "n": stated}, limit)
     assert len(said) == 1
     assert words in said[0]
 

@@ -6,45 +6,57 @@ from typing import Any
 
 from labs.labkit import LabError
 from labs.labkit.lazy import tf
-from labs.labkit.result import write_json
 
+EVERY = 100  # steps: what a job that is stopped loses at most
 KEEP = 2
+RUN = "run/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's name, in its file, for what is saved as `run`
 
 
 class Checkpoints:
     """Checkpoints in *directory*, of the run that *settings* describe; *state* is what TensorFlow saves.
 
-    Beside TensorFlow's files lies run.json: the settings, which a continued run must share, and the
-    history that belongs in its curves. Data order and dropout follow from the step: no more is needed.
+    With the state goes a text, `run`: the settings, which a continued run must share, and the history that
+    belongs in its curves. One file for all of it: after a crash they are of the same step. Data order and
+    dropout follow from the step: no more is needed.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], **state: Any) -> None:
-        self.file = directory / "run.json"
+        self.directory = directory
         self.settings = settings
-        self.manager = tf.train.CheckpointManager(tf.train.Checkpoint(**state), str(directory), KEEP)
+        self.run = tf.Variable("", trainable=False)
+        self.manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(run=self.run, **state), str(directory), KEEP
+        )
 
     def save(self, step: int, history: dict[str, Any]) -> None:
         """Write a checkpoint of *step*; the former one stays valid until this one is complete."""
-        write_json(self.file, {"settings": self.settings, "history": history})
+        self.run.assign(json.dumps({"settings": self.settings, "history": history}))
         self.manager.save(checkpoint_number=step)
 
-    def restore(self) -> dict[str, Any] | None:
+    def restore(self, steps: int) -> dict[str, Any] | None:
         """Load the latest checkpoint into the state and return its history; None where there is none.
 
         Raises:
-            LabError: the checkpoint is of another lab or of other settings.
+            LabError: the checkpoint is of another lab, of other settings, or of more than *steps* steps.
         """
         latest = self.manager.latest_checkpoint
         if latest is None:
             return None
-        run = json.loads(self.file.read_text())
+        reader = tf.train.load_checkpoint(latest)
+        run = json.loads(reader.get_tensor(RUN)) if reader.has_tensor(RUN) else {"settings": {}}
         for key, value in self.settings.items():
             found = run["settings"].get(key)
             if found != value:
                 raise LabError(
-                    f"{self.file.parent} holds a checkpoint with {key} {found}, this run has {value}: "
+                    f"{self.directory} holds a checkpoint with {key} {found}, this run has {value}: "
                     "continue it with the same settings, or choose another --results",
                 )
+        done = int(latest.rpartition("-")[2])
+        if done > steps:
+            raise LabError(
+                f"{self.directory} holds a checkpoint of step {done}, this run would end at step {steps}: "
+                "train longer (--epochs, --steps), or choose another --results",
+            )
         self.manager.checkpoint.restore(latest).assert_existing_objects_matched()
         history: dict[str, Any] = run["history"]
         return history

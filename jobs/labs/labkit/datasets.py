@@ -50,7 +50,10 @@ def read_idx(file: Path, shape: tuple[int, ...]) -> Bytes:
     Raises:
         LabError: the file is missing, damaged, or holds something else.
     """
-    mend = "stage it again: python -m minsky.data fetch mnist --to DIRECTORY"
+    mend = (
+        "have it staged again: on a cluster, ask whoever runs it to run playbooks/site.yml; on a laptop: "
+        f"python -m minsky.data fetch {file.parent.name} --to {file.parent.parent} in a checkout"
+    )
     try:
         raw = gzip.decompress(file.read_bytes())
     except FileNotFoundError:

@@ -22,8 +22,8 @@ class _Lazy:
             return getattr(importlib.import_module(self._module), name)
         except ModuleNotFoundError as error:
             raise LabError(
-                f"Python module {error.name} is not installed here: the labs run inside the lab image "
-                "(`sbatch jobs/cnn_horovod.sh`, or `apptainer exec lab.sif python -m labs.cnn`)",
+                f"Python module {error.name} is not installed here: the labs run inside the lab image, which "
+                "their job scripts start (jobs/README.md); without Slurm: bash jobs/LAB_horovod.sh",
             ) from error
 
 

@@ -70,5 +70,5 @@ def add_common(parser: Parser) -> None:
         "--results",
         type=Path,
         help="directory for results, plot and checkpoints; training continues from a checkpoint found there "
-        "(default: a new one per job, in results/)",
+        "(default: LAB-JOB, beside the job's output)",
     )

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from labs.labkit import LabError, plot
-from labs.labkit.world import World, count, crowding
+from labs.labkit.goal import Goal
+from labs.labkit.world import World, crowding
 
 EVERY = 3.0  # seconds between lines of progress: a job's output file stays short
 
 
 class Progress:
-    """Rate and time left of a training of *steps* steps, *batch* images each, of which *done* are done.
+    """Rate and time left of a training of *steps* steps, *batch* units each, of which *done* are done.
 
     The clock runs between resume() and pause(); the first step, in which TensorFlow makes its threads
     and memory, does not count.
     """
 
-    def __init__(self, world: World, *, steps: int, batch: int, done: int) -> None:
-        self.world, self.steps, self.batch, self.step = world, steps, batch, done
+    def __init__(self, world: World, *, steps: int, batch: int, unit: str, done: int) -> None:
+        self.world, self.steps, self.batch, self.unit, self.step = world, steps, batch, unit, done
         self.counted, self.seconds = -1, 0.0
         self.begun = self.spoken = time.monotonic()
 
@@ -53,23 +54,24 @@ class Progress:
             rate = self.counted * self.batch / (self.seconds + now - self.begun)
             left = (self.steps - self.step) * self.batch / rate
             self.world.say(
-                f"step {self.step:>5}/{self.steps}  loss {loss:.4f}  {rate:,.0f} images/s  {left:.0f} s left",
+                f"step {self.step:>5}/{self.steps}  loss {loss:.4f}  {rate:,.0f} {self.unit}/s  "
+                f"{left:.0f} s left",
             )
 
     @property
     def rate(self) -> float:
-        """Images per second of training, all ranks together."""
+        """Units per second of training, all ranks together; 0 where there was no second step to measure."""
         return self.counted * self.batch / self.seconds if self.counted > 0 else 0.0
 
 
 def directory(lab: str, chosen: Path | None) -> Path:
-    """Make the directory to which a run writes: *chosen*, or results/LAB-JOB in the directory of the job.
+    """Make the directory to which a run writes: *chosen*, or LAB-JOB beside the job's output.
 
     Raises:
         LabError: it cannot be made; found before the training, not after it.
     """
     job = os.environ.get("SLURM_JOB_ID") or time.strftime("local-%Y%m%d-%H%M%S")
-    target = Path.cwd() / (chosen or Path("results") / f"{lab}-{job}")
+    target = Path.cwd() / (chosen or f"{lab}-{job}")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,42 +90,56 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def finish(
-    world: World, progress: Progress, target: Path, reached: dict[str, Any], history: dict[str, Any]
+    progress: Progress, target: Path, goal: Goal, reached: dict[str, Any], history: dict[str, Any]
 ) -> None:
     """Draw and write the result to *target*, print the summary and the RESULT line (rank 0 only).
 
-    *reached* holds what the lab computed; where it ran, its speed and its files are added.
+    *reached* holds what the lab computed, the measure of *goal* and seconds among it; where it ran, its speed
+    and its files are added. Where nothing was left to train, the result that stands is shown.
     """
-    told = reached | {
-        "ranks": world.size,
-        "nodes": len(world.nodes),
-        "threads": world.threads,
-        "cpus": [sorted(place.cpus) for place in world.places],
-        "images_per_s": round(progress.rate, 1),
-        "images_per_s_per_rank": round(progress.rate / world.size, 1),
-        "results": str(target / "result.json"),
-        "plot": str(target / "curves.png"),
-    }
-    who = f"{count(world.size, 'rank')} on {count(len(world.nodes), 'node')}"
-    title = f"{told['lab']} on {told['data']}: {who}, {told['global_batch_size']} images per step"
-    write_json(target / "result.json", told | {"history": history})
-    plot.curves(target / "curves.png", title, history, floor=told["floor"])
-    print(summary(world, told))
+    file = target / "result.json"
+    stands = json.loads(file.read_text()) if progress.counted < 0 and file.exists() else {}
+    if stands.get("steps") == progress.steps:
+        print(f"all {progress.steps} steps had been trained: this is their result")
+        told = {key: value for key, value in stands.items() if key != "history"}
+    else:
+        told = reached | tell(progress, goal, reached)
+        told |= {"results": str(file), "plot": str(target / "curves.png")}
+        batch = f"{progress.batch} {progress.unit} per step"
+        title = f"{told['lab']} on {told['data']}: {progress.world.place}, {batch}"
+        plot.curves(target / "curves.png", title, history, goal)
+        write_json(file, told | {"history": history})
+    print(summary(told))
     print(f"RESULT {json.dumps(told)}", flush=True)
 
 
-def summary(world: World, told: dict[str, Any]) -> str:
-    """Return the closing block: who computed, how fast, and the accuracy beside its floor."""
-    verdict = "reached" if told["accuracy"] >= told["floor"] else "NOT REACHED"
-    each, total = told["images_per_s_per_rank"], told["images_per_s"]
-    rows = {
-        "ranks": world.place,
-        "speed": f"{each:,.0f} images/s per rank, {total:,.0f} in total",
-        "accuracy": f"{told['accuracy']:.4f} on all test images of {told['data']}; "
-        f"floor with default settings {told['floor']}: {verdict}",
-        "time": f"{told['seconds']:.1f} s from the start of the ranks",
-        "results": told["results"],
-        "plot": told["plot"],
+def tell(progress: Progress, goal: Goal, reached: dict[str, Any]) -> dict[str, Any]:
+    """Return where a run took place, how fast, its goal, and the rows of its summary."""
+    world, unit = progress.world, progress.unit
+    total, each = progress.rate, progress.rate / world.size
+    value = reached[goal.measure]
+    speed = f"{each:,.0f} {unit}/s per rank, {total:,.0f} in total" if total else "too few steps to tell"
+    return {
+        "steps": progress.steps,
+        "ranks": world.size,
+        "nodes": len(world.nodes),
+        "machines": world.machines,
+        "threads": world.threads,
+        "cpus": [sorted(place.cpus) for place in world.places],
+        f"{unit}_per_s": round(total, 1) or None,
+        f"{unit}_per_s_per_rank": round(each, 1) or None,
+        "goal": goal.told(value),
         "note": crowding(world.places),
+        "summary": {
+            goal.measure: goal.verdict(value),
+            "speed": speed,
+            "ranks": world.place,
+            "time": f"{reached['seconds']:.1f} s from the start of the ranks",
+        },
     }
+
+
+def summary(told: dict[str, Any]) -> str:
+    """Return the closing block of a RESULT; minsky.report shows the same rows."""
+    rows = told["summary"] | {name: told[name] for name in ("results", "plot", "note")}
     return "\n".join(f"  {name:<9} {value}" for name, value in rows.items() if value)

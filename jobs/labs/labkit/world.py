@@ -51,12 +51,20 @@ class World:
         return list(dict.fromkeys(place.node for place in self.places))
 
     @property
+    def machines(self) -> int:
+        """Number of kernels below the nodes: fewer than nodes where these are simulated."""
+        return len({place.machine for place in self.places})
+
+    @property
     def place(self) -> str:
         """Where it runs, in words."""
-        nodes = self.nodes
+        nodes, machines = self.nodes, self.machines
+        where = count(len(nodes), "node")
+        if machines < len(nodes):
+            below = "one machine" if machines == 1 else f"{machines} machines"
+            where = f"{len(nodes)} simulated nodes of {below}"
         names = " ".join(nodes if len(nodes) <= MANY else [nodes[0], "...", nodes[-1]])
-        ranks, threads = count(self.size, "rank"), count(self.threads, "thread")
-        return f"{ranks} on {count(len(nodes), 'node')} ({names}), {threads} each"
+        return f"{count(self.size, 'rank')} on {where} ({names}), {count(self.threads, 'thread')} each"
 
     def say(self, text: str) -> None:
         """Print *text* at once, on rank 0 only."""

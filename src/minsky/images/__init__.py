@@ -5,7 +5,8 @@ ensure("node")        # 'minsky/node:2f6c...'
 ensure_sif("lab")     # ~/.cache/minsky/sif/lab-x86_64-2f6c....sif
 """
 
-from minsky.images.build import ensure
+from minsky.images.build import ensure, needs
 from minsky.images.sif import ensure_sif
+from minsky.images.sif import needs as needs_sif
 
-__all__ = ["ensure", "ensure_sif"]
+__all__ = ["ensure", "ensure_sif", "needs", "needs_sif"]

@@ -1,6 +1,7 @@
 """`python -m minsky.images`: list, render, lock, build, convert and test images."""
 
 import argparse
+import itertools
 import sys
 
 from docker.errors import ImageNotFound
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from minsky.errors import MinskyError, speak_plainly
 from minsky.images import build, recipes, sif
-from minsky.images.engine import daemon
+from minsky.images.engine import docker
 from minsky.images.lock import lock
 from minsky.paths import ROOT
 
@@ -67,7 +68,7 @@ def main() -> int | None:
 def _list() -> None:
     table = Table("image", "target", "base", "Docker tag", "built", "SIF", box=None)
     try:
-        client = daemon()
+        client = docker()
     except MinskyError:
         client = None
     for images in recipes.catalogue().values():
@@ -85,8 +86,8 @@ def _list() -> None:
 
 
 def _render(name: str | None) -> None:
-    chosen = [recipes.image(name)] if name else [i for images in recipes.catalogue().values() for i in images]
-    for image in chosen:
+    chosen = [recipes.targets(name)] if name else recipes.catalogue().values()
+    for image in itertools.chain(*chosen):
         text = image.dockerfile()
         fresh = image.rendered.exists() and image.rendered.read_text() == text
         image.rendered.write_text(text)

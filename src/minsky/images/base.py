@@ -9,12 +9,14 @@ from typing import Any
 from docker.errors import DockerException, ImageNotFound
 
 from minsky import system
+from minsky.dockerd import client
 from minsky.errors import MinskyError
-from minsky.images.engine import clock, console, daemon, locked, require_space
+from minsky.images.engine import clock, console, docker, locked
 from minsky.images.recipes import BOOTSTRAP_OPTIONS, DEBIAN_ARCH, base_key
 from minsky.paths import CACHE
 
 _PULL_SECONDS = 60
+NEEDS_GB = 0.5  # in the cache, for the tar file
 
 
 def ensure_base(base: dict[str, Any], arch: str) -> str:
@@ -23,7 +25,7 @@ def ensure_base(base: dict[str, Any], arch: str) -> str:
     tag = f"minsky/base:{suite}-{arch}-{key}"
     with locked(f"base-{suite}-{arch}"):
         try:
-            daemon().images.get(tag)
+            docker().images.get(tag)
         except ImageNotFound:
             if not _pull(base, arch, tag):
                 _import(_bootstrap(base, arch, key), tag)
@@ -36,11 +38,9 @@ def _pull(base: dict[str, Any], arch: str, tag: str) -> bool:
     if not digest:
         return False
     try:
-        client = daemon()
         reference = f"{base['image'].split(':')[0]}@{digest}"
-        client.api.timeout = _PULL_SECONDS
-        client.images.pull(reference).tag(tag)
-    except DockerException as error:
+        client(timeout=_PULL_SECONDS).images.pull(reference).tag(tag)
+    except (DockerException, OSError) as error:  # requests' timeouts are OSErrors
         console.print(f"[base] {base['distribution']}: no registry ({error}); using the package mirror")
         return False
     return True
@@ -52,7 +52,6 @@ def _bootstrap(base: dict[str, Any], arch: str, key: str) -> Path:
     tarball = CACHE / "base" / f"{suite}-{arch}-{key}.tar"
     if tarball.exists():
         return tarball
-    require_space(tarball.parent, 1, f"bootstrapping Debian {suite}")
     require_mmdebstrap()
     tarball.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"[base] Debian {suite} for {arch}: bootstrapping from the package mirror (about 40 s)")
@@ -65,8 +64,8 @@ def _bootstrap(base: dict[str, Any], arch: str, key: str) -> Path:
         unfinished.unlink(missing_ok=True)
         said = "\n  ".join(done.stderr.splitlines()[-15:])
         raise MinskyError(
-            f"no base system for Debian {suite}: `{' '.join(command)}` failed; is the package mirror "
-            f"reachable (`apt-get update`)? It said:\n  {said}"
+            f"`{' '.join(command)}` failed, so there is no base system of Debian {suite}. See whether the "
+            f"package mirror answers (`apt-get update`), then type the same command again. It said:\n  {said}"
         )
     unfinished.rename(tarball)
     console.print(f"[base] Debian {suite} for {arch}: {clock(time.monotonic() - begin)}")
@@ -109,16 +108,16 @@ def require_mmdebstrap() -> None:
 
 def _import(tarball: Path, tag: str) -> None:
     repository, _, version = tag.partition(":")
-    daemon().api.import_image_from_file(
+    docker().api.import_image_from_file(
         str(tarball), repository=repository, tag=version, changes=["LABEL minsky=1", 'CMD ["bash"]']
     )
 
 
 def _forget_older(suite: str, arch: str, tag: str) -> None:
-    for image in daemon().images.list("minsky/base", filters={"label": "minsky=1"}):
+    for image in docker().images.list("minsky/base", filters={"label": "minsky=1"}):
         for old in image.tags:
             if old.startswith(f"minsky/base:{suite}-{arch}-") and old != tag:
-                daemon().images.remove(old)
+                docker().images.remove(old)
     for tarball in (CACHE / "base").glob(f"{suite}-{arch}-*.tar"):
         if tarball.stem.rsplit("-", 1)[1] != tag.rsplit("-", 1)[1]:
             tarball.unlink()

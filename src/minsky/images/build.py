@@ -15,10 +15,12 @@ from pathlib import Path
 import certifi
 from docker.errors import APIError, ContainerError, ImageNotFound
 
+from minsky import dockerd, system
 from minsky.errors import MinskyError
-from minsky.images.base import ensure_base
-from minsky.images.engine import clock, console, daemon, locked, require_space
+from minsky.images import base
+from minsky.images.engine import clock, console, docker, locked
 from minsky.images.recipes import CA_BUNDLE, Image, image
+from minsky.paths import CACHE
 
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")  # predefined build arguments: they stay in no layer
 _SITE = ("PIP_INDEX_URL",)  # a site's own package index
@@ -33,36 +35,47 @@ def ensure(name: str, target: str | None = None) -> str:
     wanted = image(name, target)
     with locked(f"image-{name}-{wanted.target}"):
         try:
-            daemon().images.get(wanted.tag)
+            docker().images.get(wanted.tag)
         except ImageNotFound:
             _build(wanted)
             _forget_older(wanted)
     return wanted.tag
 
 
+def needs(name: str, target: str | None = None) -> list[system.Need]:
+    """Room that `ensure` would want, for `system.refuse_shortage`; none for an image that is there."""
+    wanted, engine = image(name, target), dockerd.daemon()
+    if engine and engine.images.list(wanted.tag):
+        return []
+    return [
+        (dockerd.root(), wanted.recipe.NEEDS_GB, f"building image {name}"),
+        (CACHE, base.NEEDS_GB, f"the base system of {name}"),
+    ]
+
+
 def _build(wanted: Image) -> None:
-    root = Path(str(daemon().info()["DockerRootDir"]))
-    require_space(root, wanted.recipe.NEEDS_GB, f"building image {wanted.name}")
+    _ = wanted.selftest  # refused now where it is missing, not after minutes of building
+    system.refuse_shortage(needs(wanted.name, str(wanted.target)))
     begin = time.monotonic()
-    base = ensure_base(wanted.base, wanted.target.arch)
+    below = base.ensure_base(wanted.base, wanted.target.arch)
     console.print(f"[{wanted.name}] building {wanted.tag} for {wanted.target}")
-    built = _stream(wanted, base, begin)
+    built = _stream(wanted, below, begin)
     console.print(f"[{wanted.name}] {clock(time.monotonic() - begin)} testing")
     selftest(wanted, built)
     repository, _, version = wanted.tag.partition(":")
-    daemon().images.get(built).tag(repository, version)
-    size = daemon().images.get(wanted.tag).attrs["Size"] / 1e6
+    docker().images.get(built).tag(repository, version)
+    size = docker().images.get(wanted.tag).attrs["Size"] / 1e6
     console.print(f"[{wanted.name}] {clock(time.monotonic() - begin)} {wanted.tag} is ready, {size:.0f} MB")
 
 
-def _stream(wanted: Image, base: str, begin: float) -> str:
+def _stream(wanted: Image, below: str, begin: float) -> str:
     """Build and show each step as it begins; the id of what was built."""
     environment = {k: v for k in _PROXIES if (v := os.environ.get(k) or os.environ.get(k.upper()))}
     environment |= {k: v for k in _SITE if (v := os.environ.get(k))}
-    output = daemon().api.build(
+    output = docker().api.build(
         fileobj=_context(wanted),
         custom_context=True,
-        buildargs={"BASE": base, **environment},
+        buildargs={"BASE": below, **environment},
         rm=True,
         forcerm=True,
         decode=True,
@@ -74,7 +87,9 @@ def _stream(wanted: Image, base: str, begin: float) -> str:
             if "error" in message:
                 said = textwrap.indent("\n".join(last), "  ")
                 raise MinskyError(
-                    f"image {wanted.name} was not built: {message['error'].strip()}\n"
+                    f"Image {wanted.name} was not built: {message['error'].strip()}\n"
+                    f"Mend images/{wanted.name}/recipe.py or, where the last lines name it, the network; "
+                    f"`python -m minsky.images build {wanted.name}` then goes on with this step.\n"
                     f"  step: {step}\n  its last lines:\n{said}"
                 )
             built = message.get("aux", {}).get("ID", built)
@@ -135,14 +150,14 @@ def selftest(wanted: Image, reference: str) -> str:
     """Run the image's own test, images/NAME/selftest.py, in a container of it; what it printed.
 
     Raises:
-        MinskyError: the test failed, with its last lines.
+        MinskyError: the test is missing, or it failed, with its last lines.
     """
-    script = wanted.directory / "selftest.py"
-    if not script.exists():
-        return f"image {wanted.name} has no selftest.py"
+    script = wanted.selftest
+    if not script:
+        return f"Image {wanted.name} has no test of its own: {wanted.recipe.UNTESTED}."
     pinned = {name: pin["version"] for name, pin in wanted.python.items()}
     command = ["python3", "/tmp/selftest.py", json.dumps(pinned)]  # noqa: S108
-    container = daemon().containers.create(
+    container = docker().containers.create(
         reference,
         command,
         user="65534:65534",  # nobody: what an ordinary user can do is what must work
@@ -159,18 +174,24 @@ def selftest(wanted: Image, reference: str) -> str:
         container.remove(force=True)
     if status:
         tail = textwrap.indent("\n".join(said.splitlines()[-25:]), "  ")
-        raise MinskyError(f"image {wanted.name} fails its test images/{wanted.name}/selftest.py:\n{tail}")
+        raise MinskyError(
+            f"Image {wanted.name} fails its test images/{wanted.name}/selftest.py. Mend the recipe or a pin "
+            f"in images/versions.toml, then type: python -m minsky.images build {wanted.name}\n{tail}"
+        )
     return said
 
 
 def packages(tag: str) -> str:
     """What the distribution delivered in image *tag*: `name version` a line, sorted."""
     try:
-        listed = daemon().containers.run(
+        listed = docker().containers.run(
             tag, ["dpkg-query", "-W", "-f", "${Package} ${Version}\n"], remove=True, labels={"minsky": "1"}
         )
     except ContainerError as error:
-        raise MinskyError(f"dpkg-query failed in {tag}: {error}") from error
+        raise MinskyError(
+            f"dpkg-query failed in {tag}, so its packages cannot be listed: {error}. Type "
+            f"`docker rmi {tag}`, then the same command again."
+        ) from error
     return str(listed.decode())
 
 
@@ -178,14 +199,14 @@ def _forget_older(wanted: Image) -> None:
     """Remove earlier builds of the image and their untagged stages; what a container uses stays."""
     for tag in _older(wanted):
         try:
-            daemon().images.remove(tag)
+            docker().images.remove(tag)
         except APIError:
             console.print(f"[{wanted.name}] {tag} is still in use and stays")
-    daemon().images.prune({"dangling": True, "label": _labels(wanted)})
+    docker().images.prune({"dangling": True, "label": _labels(wanted)})
 
 
 def _older(wanted: Image) -> Iterator[str]:
-    for found in daemon().images.list(f"minsky/{wanted.name}", filters={"label": _labels(wanted)}):
+    for found in docker().images.list(f"minsky/{wanted.name}", filters={"label": _labels(wanted)}):
         yield from (tag for tag in found.tags if tag != wanted.tag)
 
 

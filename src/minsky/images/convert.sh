@@ -3,7 +3,7 @@
 # Through a directory, since Apptainer's own docker-archive route unpacks every layer and packs with gzip.
 set -eu
 
-trap 'rm -rf rootfs' EXIT # written by root in the tool container: whoever called could not remove it
+trap 'rm -rf rootfs cache' EXIT # written by root in the tool container: whoever called could not remove it
 mkdir rootfs
 tar -x -f rootfs.tar -C rootfs --anchored --exclude 'dev/*' # only root makes devices; Apptainer brings its own
 rm rootfs.tar

@@ -15,7 +15,7 @@ def lock(wanted: Image) -> None:
         MinskyError: uv is missing, or finds no set of packages that fit.
     """
     if not shutil.which("uv"):
-        raise MinskyError("uv is not on the PATH, which resolves Python packages; `pip install uv` brings it")
+        raise MinskyError("uv is not on the PATH, which resolves Python packages. Type: pip install uv")
     table = wanted.pins["python"]
     command = [
         *(
@@ -41,7 +41,8 @@ def lock(wanted: Image) -> None:
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MinskyError(
-            f"uv finds no packages for images/versions.toml's pins of {wanted.name}:\n{done.stderr}"
+            f"uv finds no packages for the pins of {wanted.name}. Mend those in images/versions.toml that it "
+            f"names, then type the same command again:\n{done.stderr}"
         )
     source = {name for name, pin in wanted.python.items() if pin["form"] == "source"}
     blocks = re.findall(r"^[\w.-]+==.*(?:\n .*)*", done.stdout, re.MULTILINE)

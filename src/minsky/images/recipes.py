@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -79,7 +80,8 @@ class Image:
         for path in files:
             if not path.is_file():
                 raise MinskyError(
-                    f"{path.relative_to(ROOT)} is missing, which images/{self.name}/recipe.py copies"
+                    f"{path.relative_to(ROOT)} is missing, which images/{self.name}/recipe.py copies: write "
+                    "it, or take the copy() out."
                 )
         return {path.name: path.read_bytes() for path in files}
 
@@ -88,6 +90,40 @@ class Image:
         """Pinned Python packages of this target, by name: `{"numpy": {"version": "2.0.2", ...}}`."""
         packages = self.pins.get("python", {}).get("packages", {})
         return {name: pin for name, pin in packages.items() if str(self.target) in pin["targets"]}
+
+    @property
+    def selftest(self) -> Path | None:
+        """The image's own test; None where its recipe says in UNTESTED why there can be none.
+
+        Raises:
+            MinskyError: neither is there.
+        """
+        path = self.directory / "selftest.py"
+        if path.exists():
+            return path
+        if getattr(self.recipe, "UNTESTED", None):
+            return None
+        raise MinskyError(
+            f"images/{self.name}/selftest.py is missing, so nothing says whether the image works. Write it, "
+            "or state in recipe.py why it cannot be written: UNTESTED = 'reason'."
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that the last stage sets; Docker keeps them beside the files, where a SIF has none.
+
+        Raises:
+            MinskyError: one refers to another variable, whose value only Docker knows.
+        """
+        last = re.split(r"^FROM ", self.dockerfile(), flags=re.MULTILINE)[-1].replace("\\\n", "")
+        words = [word for line in re.findall(r"^ENV (.*)", last, re.MULTILINE) for word in shlex.split(line)]
+        for word in words:
+            if "$" in word:
+                raise MinskyError(
+                    f"images/{self.name}/recipe.py sets {word} in its last stage, and a SIF is told values "
+                    "only: write it out."
+                )
+        return dict(word.split("=", 1) for word in words)
 
     def dockerfile(self) -> str:
         """The text of the Dockerfile: a function of recipe, target and versions.toml, nothing else."""
@@ -166,17 +202,27 @@ def catalogue() -> dict[str, list[Image]]:
     return found
 
 
+def targets(name: str) -> list[Image]:
+    """The image *name* for every target that it has.
+
+    Raises:
+        MinskyError: no such image.
+    """
+    known = catalogue()
+    if name not in known:
+        raise MinskyError(f"There is no image {name!r}; the images are {', '.join(known)}.")
+    return known[name]
+
+
 def image(name: str, target: str | None = None) -> Image:
     """The image *name* for *target* (default: its first).
 
     Raises:
         MinskyError: no such image, or not for that target.
     """
-    known = catalogue()
-    if name not in known:
-        raise MinskyError(f"there is no image {name!r}; the images are {', '.join(known)}")
-    for candidate in known[name]:
+    known = targets(name)
+    for candidate in known:
         if target in (None, str(candidate.target)):
             return candidate
-    targets = ", ".join(str(candidate.target) for candidate in known[name])
-    raise MinskyError(f"image {name} has no target {target!r}; its targets are {targets}")
+    there = ", ".join(str(candidate.target) for candidate in known)
+    raise MinskyError(f"Image {name} has no target {target!r}; its targets are {there}.")

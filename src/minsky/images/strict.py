@@ -39,7 +39,7 @@ def warnings_raise() -> Iterator[None]:
 
     class Refuse(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            raise MinskyError(f"hpccm warns: {record.getMessage()}; state in the recipe what it would guess")
+            raise MinskyError(f"hpccm warns: {record.getMessage()}. State in the recipe what it would guess.")
 
     handler = Refuse(logging.WARNING)
     root = logging.getLogger()  # hpccm logs to the root logger
@@ -74,8 +74,8 @@ def _strict(name: str) -> Callable[..., Any]:
         known = documented(block)
         if unknown := sorted(set(keywords) - known):
             raise MinskyError(
-                f"{name}({', '.join(unknown)}=...) is no option of hpccm's {name}, which would ignore it; "
-                f"its options are {', '.join(sorted(known))}"
+                f"A recipe says {name}({', '.join(unknown)}=...), which hpccm's {name} does not know and "
+                f"would ignore; its options are {', '.join(sorted(known))}."
             )
         with warnings_raise():
             return block(*args, **keywords)

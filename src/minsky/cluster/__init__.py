@@ -1,32 +1,28 @@
 """The virtual cluster: Docker containers that stand for machines, provisioned as a rack would be."""
 
-import argparse
-import fcntl
 import hashlib
 import json
 import os
 import shlex
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from minsky import host, images, system
-from minsky.errors import MinskyError, speak_plainly
+import yaml
+
+from minsky import dockerd, host, images, snapshot, system, virtual
+from minsky.errors import MinskyError
 from minsky.paths import CACHE, ROOT, STATE
 from minsky.playbook import play
 from minsky.stages import Stages, console
+from minsky.virtual import CHECKOUT_LABEL, CONTROL, DEFAULT_NODES, INVENTORY, MAX_NODES, PREFIX
 
-CONTROL = "172.31.240.10"
-USER = "student1"
+# The first of the ordinary users that the inventory opens accounts for.
+USER: str = yaml.safe_load((INVENTORY.parent / "group_vars/all.yml").read_text())["users_accounts"][0]["name"]
 KEY = STATE / "ssh" / "id_ed25519"
 PROVISIONED = STATE / "provisioned"  # digest of all that went into the last run of site.yml that succeeded
-OURS = f"{host.CHECKOUT_LABEL}={ROOT}"
+OURS = f"{CHECKOUT_LABEL}={ROOT}"
 CACHED = ("base", "data", "locks", "sif")  # never all of MINSKY_CACHE, which may be somebody's home
-MAX_NODES = 16
-DEFAULT_NODES = 3
 # What site.yml reads: a change of any of these files calls for another run.
 INPUTS = ("ansible.cfg", "playbooks", "slurm", "jobs", "src/minsky/data.py", "images/versions.toml")
 
@@ -59,13 +55,13 @@ def node_count(given: str | None, up: int = 0) -> int:
 
 def ours(*, dead: bool = True) -> dict[str, str]:
     """This checkout's virtual machines: {name: container id}."""
-    found = host.client().containers.list(all=dead, filters={"label": OURS})
-    return {str(c.name).removeprefix("minsky-"): str(c.id) for c in found}
+    found = dockerd.client().containers.list(all=dead, filters={"label": OURS})
+    return {str(c.name).removeprefix(PREFIX): str(c.id) for c in found}
 
 
 def running() -> dict[str, str]:
     """This checkout's virtual machines that run: {name: container id}; empty where no daemon answers."""
-    return ours(dead=False) if host.daemon() else {}
+    return ours(dead=False) if dockerd.daemon() else {}
 
 
 # -- up, down ----------------------------------------------------------------------------------------
@@ -75,7 +71,7 @@ def up(nodes: str | None = None, stages: Stages | None = None, *, trust: bool = 
     """Boot and provision the virtual cluster; what already stands is used, what has drifted is repaired.
 
     Args:
-        nodes: compute nodes, "1" to "16"; by default those that are up, or else three.
+        nodes: compute nodes, "1" to MAX_NODES; by default those that are up, or else three.
         stages: who tells the user; a new one by default.
         trust: leave a cluster alone whose nodes answer and that was provisioned from just these files.
 
@@ -84,13 +80,12 @@ def up(nodes: str | None = None, stages: Stages | None = None, *, trust: bool = 
     """
     stages = stages or Stages()
     with stages.stage("host", "checking this machine"):
-        build = not list((CACHE / "sif").glob("lab-*.sif"))
-        if not host.daemon():
-            host.preflight(node_count(nodes), new=node_count(nodes) + 1, image_missing=build)
-            host.ensure_docker()
+        if not dockerd.daemon():
+            refuse_misfit(node_count(nodes), there=0)
+            dockerd.ensure_docker()
         there = ours()
         wanted = node_count(nodes, len(there.keys() - {"control"}))
-        host.preflight(wanted, new=wanted + 1 - len(there), image_missing=build)
+        refuse_misfit(wanted, len(there))
         for program, package in {"ssh": "openssh-client", "rsync": "rsync"}.items():
             system.need_program(program, package)
         make_key()
@@ -101,51 +96,57 @@ def up(nodes: str | None = None, stages: Stages | None = None, *, trust: bool = 
         return wanted
     PROVISIONED.unlink(missing_ok=True)
     with stages.stage("nodes", f"booting control and {wanted} compute node(s) as Docker containers"):
-        play("nodes", "virtual/up.yml", "-e", f"virtual_image={node_image}", "-e", f"virtual_nodes={wanted}")
+        if not running():
+            snapshot.keep()
+        shape = virtual.layout(wanted, host.total_memory_mb()) | {"virtual_image": node_image}
+        play("nodes", "virtual/up.yml", "-e", json.dumps(virtual.VARIABLES | shape))
     with stages.stage("provision", "running playbooks/site.yml, as for a rack"):
-        play("provision", "site.yml", "-e", f"staging_image={sif}")
+        play("provision", "site.yml", "-e", json.dumps({"staging_images": [str(sif)]}))
         PROVISIONED.write_text(fingerprint(running(), sif))
     return wanted
+
+
+def refuse_misfit(nodes: int, there: int) -> None:
+    """Raise where *nodes* compute nodes do not fit on this machine, *there* of all machines being there."""
+    needs = [*images.needs("node"), *images.needs_sif("lab")]
+    host.preflight(nodes, new=nodes + 1 - there, needs=needs)
 
 
 def down() -> None:
     """Remove this checkout's virtual machines and their network; images, caches and Docker stay."""
     PROVISIONED.unlink(missing_ok=True)
-    if host.daemon() and (ours() or host.client().networks.list(filters={"label": OURS})):
-        play("down", "virtual/down.yml")
+    if dockerd.daemon() and (ours() or dockerd.client().networks.list(filters={"label": OURS})):
+        play("down", "virtual/down.yml", "-e", json.dumps(virtual.VARIABLES))
         print("minsky: the virtual cluster is gone; images and caches stay")
     else:
         print("minsky: no virtual cluster of this checkout is up")
 
 
 def remains() -> None:
-    """Remove what virtual clusters and image builds of any checkout left in Docker, dead or alive."""
-    for container in host.client().containers.list(all=True, filters={"label": "minsky"}):
-        print(f"minsky: removing container {container.name} ({container.status})")
-        container.remove(force=True, v=True)
-    for network in host.client().networks.list(filters={"label": "minsky"}):
-        print(f"minsky: removing network {network.name}")
-        network.remove()
-    (ROOT / "playbooks/inventory/virtual/hosts.yml").unlink(missing_ok=True)
+    """Remove what killed runs left in Docker: this checkout's nodes, and dead ones of another's.
+
+    On a machine for CI (CI=true) nobody else is at work, and all that bears our label goes.
+    """
+    everything = os.environ.get("CI") == "true"
+    for container in dockerd.client().containers.list(all=True, filters={"label": "minsky"}):
+        owner = container.labels.get(CHECKOUT_LABEL)
+        dead = owner and container.status in {"exited", "dead"}  # without an owner: a step of a build
+        if everything or dead or owner == str(ROOT):
+            print(f"minsky: removing container {container.name} ({container.status})")
+            container.remove(force=True, v=True)
+    for network in dockerd.client().networks.list(filters={"label": "minsky"}, greedy=True):
+        if not network.attrs["Containers"]:
+            print(f"minsky: removing network {network.name}")
+            network.remove()
+    INVENTORY.unlink(missing_ok=True)
 
 
 def make_key() -> None:
     """Make this checkout's ssh key, unless it is there."""
     if not KEY.exists():
         KEY.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [
-            "ssh-keygen",
-            "-q",
-            "-t",
-            "ed25519",
-            "-N",
-            "",
-            "-C",
-            "minsky virtual cluster",
-            "-f",
-            str(KEY),
-        ]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "minsky virtual cluster"]
+        subprocess.run([*command, "-f", KEY], check=True, stdin=subprocess.DEVNULL)
 
 
 def fingerprint(nodes: dict[str, str], sif: Path, root: Path = ROOT) -> str:
@@ -177,15 +178,13 @@ def unchanged(wanted: int, sif: Path) -> bool:
 
 def ssh(user: str, *command: str, terminal: bool = False) -> list[str]:
     """Words that run *command* as *user* on control."""
-    options = [
-        "-i",
-        str(KEY),
-        "-o",
-        "IdentitiesOnly=yes",
-        "-o",
-        f"UserKnownHostsFile={STATE / 'ssh/known_hosts'}",
-    ]
-    options += ["-o", "ConnectTimeout=10", "-o", "LogLevel=ERROR", "-F", "none"]
+    settings = {
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": STATE / "ssh/known_hosts",
+        "ConnectTimeout": 10,
+        "LogLevel": "ERROR",
+    }
+    options = ["-F", "none", "-i", str(KEY), *(f"-o{name}={value}" for name, value in settings.items())]
     return ["ssh", *(["-t"] if terminal else []), *options, f"{user}@{CONTROL}", *command]
 
 
@@ -207,96 +206,14 @@ def shell() -> int:
 def clean() -> None:
     """Remove the virtual cluster, this project's images and caches and `.minsky`, after saying what goes."""
     down()
-    engine = host.daemon()
-    tags = (
-        sorted({t for i in engine.images.list() for t in i.tags if t.startswith("minsky/")}) if engine else []
-    )
+    engine = dockerd.daemon()
+    there = engine.images.list() if engine else []
+    tags = sorted({tag for image in there for tag in image.tags if tag.startswith("minsky/")})
     directories = [path for path in [*(CACHE / name for name in CACHED), STATE] if path.exists()]
     print("minsky: removing", *tags, *directories, sep="\n  ")
     for tag in tags:
-        host.client().images.remove(tag, force=True)
-    if engine and not engine.containers.list() and host.stop_docker():
+        dockerd.client().images.remove(tag, force=True)
+    if engine and not engine.containers.list() and dockerd.stop_docker():
         print("minsky: the Docker daemon that this checkout started has ended")
     for directory in directories:
         shutil.rmtree(directory)
-
-
-VERBS = {
-    "up": "boot and provision the cluster; again: repair what has drifted",
-    "demo": "all that is missing, then train a network on two nodes; options it does not know go to the lab",
-    "status": "which virtual machines run, and what Slurm says of them",
-    "shell": f"log in on the cluster as {USER}",
-    "down": "remove the virtual machines and their network; images and caches stay",
-    "remains": "remove all that virtual clusters of any checkout have left in Docker, dead or alive",
-    "clean": "down, and remove images, caches and .minsky too",
-}
-EPILOG = """verbs:
-{verbs}
-
-examples:
-  python -m minsky.cluster up --nodes 2       control, node1 and node2
-  python -m minsky.cluster demo --epochs 1    --epochs goes to the lab, as on sbatch's line
-  python -m minsky.cluster shell              then: sinfo, sbatch jobs/cnn_horovod.sh, squeue
-
-The Makefile's verbs call these after seeing to .venv: make cluster NODES=2, make demo ARGS="--epochs 1".
-""".format(verbs="\n".join(f"  {verb:<8} {text}" for verb, text in VERBS.items()))
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Hold this checkout's lock; a MinskyError where another command holds it."""
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MinskyError(
-                "Another make in this checkout is at work on the cluster: wait for it."
-            ) from None
-        yield
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Do what the command line says."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minsky.cluster", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of those below")
-    parser.add_argument(
-        "--nodes", default=os.environ.get("NODES"),
-        help=f"compute nodes, 1 to {MAX_NODES}; NODES in the environment; else those up, or {DEFAULT_NODES}",
-    )  # fmt: skip
-    options, rest = parser.parse_known_args(argv)
-    if rest and options.verb != "demo":
-        parser.error(f"{options.verb} does not know {' '.join(rest)}")
-    if options.verb == "shell":
-        return shell()
-    if options.verb == "status":
-        status()
-        return 0
-    node_count(options.nodes)
-    mirror = os.environ.get("MINSKY_DATA", "")
-    if mirror and "://" not in mirror:
-        if not Path(mirror).is_dir():
-            raise MinskyError(
-                f"MINSKY_DATA is '{mirror}', which is no directory and no URL. Give one that holds mnist/."
-            )
-        os.environ["MINSKY_DATA"] = str(Path(mirror).resolve())  # playbooks run elsewhere
-    with alone():
-        if options.verb == "up":
-            stages = Stages()
-            wanted = up(options.nodes, stages)
-            console.print(f"\nSeconds per stage:\n{stages.table()}\n")
-            console.print(f"control and {wanted} compute node(s) are up. Log in with: make shell")
-        elif options.verb == "demo":
-            from minsky.demo import demo  # noqa: PLC0415 - it imports this module
-
-            demo(options.nodes, rest)
-        else:
-            {"down": down, "remains": remains, "clean": clean}[options.verb]()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(speak_plainly(main))

@@ -1,0 +1,28 @@
+"""What a lab must reach."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Goal:
+    """With default settings *measure* is at least, or at most, *bound*; *source*: of what, why so much."""
+
+    measure: str
+    word: Literal["at least", "at most"]
+    bound: float
+    source: str
+
+    def reached(self, value: float) -> bool:
+        """Whether *value* is good enough."""
+        return value >= self.bound if self.word == "at least" else value <= self.bound
+
+    def verdict(self, value: float) -> str:
+        """Return *value* beside the bound, in words."""
+        verdict = "reached" if self.reached(value) else "NOT REACHED"
+        return f"{value:.4f}; with default settings {self.word} {self.bound} ({self.source}): {verdict}"
+
+    def told(self, value: float) -> dict[str, Any]:
+        """Return the goal as a RESULT tells it, with the verdict on *value*."""
+        bound = {self.word.replace(" ", "_"): self.bound}
+        return {"measure": self.measure, **bound, "source": self.source, "reached": self.reached(value)}

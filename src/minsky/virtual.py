@@ -1,0 +1,54 @@
+"""The shape of the virtual cluster: names, addresses, memory and bricks of its machines."""
+
+import ipaddress
+from typing import Any
+
+import yaml
+
+from minsky.paths import ROOT, STATE
+
+_VARS: dict[str, Any] = yaml.safe_load((ROOT / "playbooks/virtual/vars.yml").read_text())
+
+NETWORK: str = _VARS["virtual_network"]
+SUBNET = ipaddress.IPv4Network(_VARS["virtual_subnet"])
+CONTROL = ipaddress.IPv4Address(_VARS["virtual_control_address"])
+PREFIX: str = _VARS["virtual_container_prefix"]
+MAX_NODES: int = _VARS["virtual_nodes_most"]
+DEFAULT_NODES: int = _VARS["virtual_nodes_default"]
+GUEST_SHARE: float = _VARS["virtual_guest_share"]
+JOBS_SHARE: float = _VARS["virtual_jobs_share"]
+NODE_LEAST_MB: int = _VARS["virtual_node_least_mb"]
+
+INVENTORY = ROOT / "playbooks/inventory/virtual/hosts.yml"
+CHECKOUT_LABEL = "minsky.checkout"
+# What up.yml and down.yml must know of this checkout.
+VARIABLES = {
+    "virtual_labels": {"minsky": "1", CHECKOUT_LABEL: str(ROOT)},
+    "virtual_state": str(STATE),
+    "virtual_inventory": str(INVENTORY),
+}
+
+
+def layout(nodes: int, memory_mb: int) -> dict[str, Any]:
+    """What up.yml and the inventory print of a cluster with *nodes* compute nodes.
+
+    Args:
+        nodes: compute nodes.
+        memory_mb: memory of the machine underneath, in MiB.
+
+    Returns:
+        Variables: the machines, control first; memory of each and what of it jobs get, in MiB; the machines
+        that carry the file system.
+    """
+    names = ["control", *(f"node{number}" for number in range(1, nodes + 1))]
+    memory = int(memory_mb * GUEST_SHARE / len(names))
+    return {
+        "virtual_machines": [
+            {"name": name, "container": f"{PREFIX}{name}", "address": str(CONTROL + number)}
+            for number, name in enumerate(names)
+        ],
+        "virtual_memory_mb": memory,
+        "virtual_jobs_memory_mb": int(memory * JOBS_SHARE),
+        # Where there are fewer compute nodes, control carries the missing bricks.
+        "virtual_bricks": names[1 : DEFAULT_NODES + 1] if nodes >= DEFAULT_NODES else names,
+    }
