@@ -36,7 +36,7 @@ FLOORS = {"one rank": ("without Horovod", 0.97), "two ranks": ("one rank", 0.95)
 def settings() -> dict[str, str]:
     """What the job scripts set for MPI and Horovod."""
     text = (JOBS / "labs" / "launch.sh").read_text()
-    return dict(re.findall(r"(?m)^export ((?:OMPI|HOROVOD)_\w+)=(\S+)", text))
+    return dict(re.findall(r'(?m)^ *export ((?:OMPI|HOROVOD)_\w+)=(?:"\$\{\w+:-)?(\w+)', text))
 
 
 def others() -> Iterator[float]:
@@ -97,7 +97,7 @@ def lab_without_horovod() -> None:
     stand_in.allreduce = lambda value, op=None: value  # noqa: ARG005
     stand_in.allgather_object = lambda value: [value]
     stand_in.broadcast_variables = lambda variables, root_rank: None  # noqa: ARG005
-    stand_in.DistributedGradientTape = lambda tape: tape
+    stand_in.DistributedGradientTape = lambda tape, op: tape  # noqa: ARG005
     sys.modules["horovod"] = ModuleType("horovod")
     sys.modules["horovod.tensorflow"] = stand_in
     runpy.run_module("labs.cnn", run_name="__main__")

@@ -2,7 +2,7 @@
 
 What it teaches
     Data-parallel training. Every rank (process) holds the same network. At each step every rank
-    computes the gradient on its own share of the batch, Horovod averages the gradients, and all ranks
+    computes the gradient on its own share of the batch, Horovod adds the gradients up, and all ranks
     take the same step. The lines that this needs carry a comment that begins with `Horovod:`;
     without them this is an ordinary TensorFlow program.
 
@@ -142,8 +142,10 @@ def training_step(weights: dict[str, Any], optimizer: Any, step: Any, dropout: f
             scores = logits(weights, images, dropout, left_out)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=scores)
             loss = tf.reduce_mean(losses)
-        tape = hvd.DistributedGradientTape(tape)  # Horovod: its gradients are averaged over all ranks
-        gradients = tape.gradient(loss, variables)
+            part = loss / hvd.size()  # Horovod: this rank's part of the mean over the global batch
+        # Horovod: the gradients of the parts are added up; to average those of `loss` costs a pass more.
+        tape = hvd.DistributedGradientTape(tape, op=hvd.Sum)
+        gradients = tape.gradient(part, variables)
         optimizer.apply_gradients(zip(gradients, variables, strict=True), global_step=step)
         right = tf.argmax(scores, axis=1, output_type=tf.int32) == labels
         return tf.stack([loss, tf.reduce_mean(tf.cast(right, tf.float32))])

@@ -2,7 +2,6 @@
 
 import shlex
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -17,6 +16,12 @@ from minsky.paths import STATE
 from minsky.stages import Stages, console
 
 DEADLINE = 1800  # seconds that a job may wait and run
+
+
+class MissedError(MinskyError):
+    """A lab did not reach its goal, though nothing was wrong with the machine."""
+
+    status = 1
 
 
 def demo(nodes: str | None, arguments: list[str]) -> None:
@@ -53,10 +58,10 @@ def demo(nodes: str | None, arguments: list[str]) -> None:
 
 
 def judge(result: dict[str, Any]) -> None:
-    """End with status 1 and a sentence where a lab with default settings did not reach its goal."""
+    """Raise where a lab with default settings did not reach its goal."""
     measure = result["goal"]["measure"]
     if not result["goal"]["reached"]:
-        sys.exit(f"minsky: {result['lab']} misses its goal: {measure} {result['summary'][measure]}")
+        raise MissedError(f"{result['lab']} misses its goal: {measure} {result['summary'][measure]}")
 
 
 def as_user(script: str) -> str:

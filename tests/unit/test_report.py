@@ -68,5 +68,5 @@ def test_a_report_of_nothing_is_a_usage_error(capsys):
 
 def test_a_demo_that_misses_its_goal_ends_with_status_1_and_a_sentence():
     demo.judge(RESULT)
-    with pytest.raises(SystemExit, match=r"cnn misses its goal: accuracy 0\.9881; with default"):
+    with pytest.raises(demo.MissedError, match=r"cnn misses its goal: accuracy 0\.9881; with default"):
         demo.judge(MISSED)
