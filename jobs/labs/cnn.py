@@ -164,6 +164,22 @@ def accuracy(score: Any, test: tuple[Any, Any], ranks: World) -> float:
     return int(hvd.allreduce(tf.constant(right), op=hvd.Sum)) / len(test[1])
 
 
+def program(given: argparse.Namespace, rates: Any) -> tuple[dict[str, Any], Any, Any, Any, Any]:
+    """Return weights, optimizer, step, and what is compiled: a step of training, scores of images."""
+    _, method, parameters = OPTIMIZERS[given.optimizer]
+    weights = first_weights(given.seed, given.init)
+    step = tf.Variable(0, dtype=tf.int64)
+    optimizer = getattr(tf.compat.v1.train, method)(lambda: tf.gather(rates, step), **parameters)
+    train_step = training_step(weights, optimizer, step, given.dropout, given.seed)
+    share = [tf.TensorSpec([given.batch_size, 28, 28, 1]), tf.TensorSpec([given.batch_size], tf.int32)]
+    train_step.get_concrete_function(*share)  # compiles it, and makes the optimizer's variables
+    score = tf.function(
+        lambda images: logits(weights, tf.cast(images, tf.float32) / 255),
+        input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.uint8)],
+    )
+    return weights, optimizer, step, train_step, score
+
+
 def train(given: argparse.Namespace, ranks: World) -> None:
     """Train, test, and tell."""
     begun = time.monotonic()
@@ -173,9 +189,8 @@ def train(given: argparse.Namespace, ranks: World) -> None:
     global_batch = given.batch_size * ranks.size
     per_epoch = plan.steps_per_epoch(samples, given.batch_size, ranks.size)
     steps = given.steps or (given.epochs or EPOCHS[data.name]) * per_epoch
-    usual_rate, method, parameters = OPTIMIZERS[given.optimizer]
     rates = plan.learning_rates(
-        given.learning_rate or usual_rate,
+        given.learning_rate or OPTIMIZERS[given.optimizer][0],
         # Horovod: N ranks make the batch N times larger; its gradient is less noisy, so the step may grow.
         growth=global_batch / USUAL_BATCH,
         rule=given.scaling,
@@ -188,22 +203,14 @@ def train(given: argparse.Namespace, ranks: World) -> None:
         f"optimizer: {given.optimizer}, learning rate {rates[-1]:.5f} after {given.warmup} steps of warm-up",
     )
 
-    weights = first_weights(given.seed, given.init)
-    step = tf.Variable(0, dtype=tf.int64)
-    optimizer = getattr(tf.compat.v1.train, method)(lambda: tf.gather(rates, step), **parameters)
-    train_step = training_step(weights, optimizer, step, given.dropout, given.seed)
-    share = [tf.TensorSpec([given.batch_size, 28, 28, 1]), tf.TensorSpec([given.batch_size], tf.int32)]
-    train_step.get_concrete_function(*share)  # compiles it, and makes the optimizer's variables
-    score = tf.function(
-        lambda images: logits(weights, tf.cast(images, tf.float32) / 255),
-        input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.uint8)],
-    )
+    weights, optimizer, step, train_step, score = program(given, rates)
 
     history: dict[str, list[Any]] = {"loss": [], "accuracy": [], "test": []}
     if ranks.rank == 0:  # Horovod: one rank reads and writes the files
         directory = result.directory("cnn", given.results)
         same = {"lab": "cnn", "data": data.name, "global batch": global_batch}
-        same |= {name: getattr(given, name) for name in ("optimizer", "dropout", "init", "seed")}
+        kept = ("optimizer", "learning_rate", "scaling", "warmup", "dropout", "init", "seed")
+        same |= {name: getattr(given, name) for name in kept}
         checkpoints = checkpoint.Checkpoints(
             directory / "checkpoints", same, weights=weights, optimizer=optimizer, step=step
         )
@@ -212,6 +219,10 @@ def train(given: argparse.Namespace, ranks: World) -> None:
             ranks.say(f"continuing from step {int(step)} in {directory}")
     # Horovod: all ranks begin with rank 0's weights, optimizer state and step, fresh or from a checkpoint.
     hvd.broadcast_variables([*weights.values(), *optimizer.variables(), step], root_rank=0)
+
+    if int(step) == steps:  # all that was missing is the test: the former run ended between two of them
+        final = [steps, accuracy(score, data.test, ranks)]
+        history["test"] = [*(earlier for earlier in history["test"] if earlier[0] < steps), final]
 
     training = [tf.constant(part) for part in data.train]  # once: batches() would copy 47 MB every time
     progress = result.Progress(ranks, steps=steps, batch=global_batch, unit="images", done=int(step))

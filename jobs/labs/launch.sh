@@ -48,7 +48,7 @@ fi
 # Horovod's thread waits inside MPI for the other ranks, and Open MPI waits by polling: on nodes without a
 # spare core that takes time from the computation (2 ranks, a core each: 0.65 of one rank's speed).
 export OMPI_MCA_mpi_yield_when_idle=1
-if [[ $MINSKY_IMAGE != *-cuda.sif ]]; then
+if [[ $MINSKY_IMAGE != *-cuda*.sif ]]; then
   # Each time that thread wakes it asks all ranks what is ready: every ms, as by default, is 2 % of a core.
   export HOROVOD_CYCLE_TIME="${HOROVOD_CYCLE_TIME:-3}"
   # Small tensors share a message, into and out of which they are copied; a large one travels faster alone.
@@ -75,7 +75,7 @@ if [[ -r $MINSKY_IMAGE ]] && command -v apptainer >/dev/null; then
   done
   [[ -d $MINSKY_DATA_DIR ]] && binds+=,$(realpath "$MINSKY_DATA_DIR"):$MINSKY_DATA_DIR:ro
   launch+=(apptainer --quiet exec --bind "$binds")
-  [[ $MINSKY_IMAGE == *-cuda.sif ]] && launch+=(--nv)
+  [[ $MINSKY_IMAGE == *-cuda*.sif ]] && launch+=(--nv)
   launch+=("$MINSKY_IMAGE")
 elif [[ -z ${SLURM_JOB_ID:-} ]]; then
   command -v python >/dev/null || stop "there is no apptainer with an image ($MINSKY_IMAGE) and no python on the" \

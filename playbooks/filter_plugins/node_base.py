@@ -8,6 +8,18 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
+RELEASE = 13  # the oldest with Slurm 24.11, and on which sid's Apptainer installs
+
+
+def _system(facts: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Distribution and its major version; None of a machine whose facts are not known."""
+    name = facts.get("distribution")
+    return (str(name), str(facts.get("distribution_major_version"))) if name else None
+
+
+def _fits(name: str, release: str) -> bool:
+    return name == "Debian" and (not release.isdigit() or int(release) >= RELEASE)  # testing has no number
+
 
 def _address(host: str, hostvars: Mapping[str, Any]) -> str:
     return str(hostvars[host].get("ansible_host", host))
@@ -39,12 +51,14 @@ def node_base_refusals(  # noqa: PLR0913 - the role's options by their names
 ) -> list[str]:
     """Say what of the machines (where their facts are known) and the options cannot be: a sentence each."""
     said = []
-    families = {host: hostvars[host].get("ansible_facts", {}).get("os_family", "Debian") for host in hosts}
-    others = [f"{host} ({family})" for host, family in families.items() if family != "Debian"]
+    systems = {host: _system(hostvars[host].get("ansible_facts", {})) for host in hosts}
+    others = [
+        f"{host} ({' '.join(system)})" for host, system in systems.items() if system and not _fits(*system)
+    ]
     if others:
         said.append(
-            f"{', '.join(others)} cannot be provisioned: all roles, from node_base to apptainer, install "
-            "Debian's packages by apt. Install Debian there, or take them out of the inventory."
+            f"{', '.join(others)} cannot be provisioned: the roles, from node_base to apptainer, install the "
+            f"packages of Debian {RELEASE}. Install that there, or take them out of the inventory."
         )
     without = [host for host in hosts if not _is_address(_address(host, hostvars))]
     if hosts_manage and without:

@@ -98,7 +98,8 @@ def slurm_cgroup(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str,
     """Choose Slurm's plugins from what the nodes' cgroups allow.
 
     Slurm has one ProctrackType for all nodes: a single one without writable cgroups costs the whole cluster
-    the enforcement, so ``summary`` names it and its reason, as it names those that reported nothing.
+    the enforcement, so ``summary`` names it and its reason. ``unknown`` names those that reported nothing,
+    for the user and not for slurm.conf, which would change with every run that leaves a node out.
     """
     pattern = re.compile(r"^cgroup=(\w+)(?: swap=(\w+))? ?(.*)$", re.MULTILINE)
     reports = {host: pattern.search(_report(host, hostvars)) for host in hosts}
@@ -120,7 +121,8 @@ def slurm_cgroup(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str,
             "proctrack": "proctrack/linuxproc",
             "task": "task/affinity",
             "gather": "jobacct_gather/linux",
-            "summary": f"{limits} NOT enforced ({'; '.join(without)}){unknown}",
+            "summary": f"{limits} NOT enforced ({'; '.join(without)})",
+            "unknown": unknown,
         }
     shown = " and ".join(versions).replace("v2", "v2, unproven")  # no cluster with v2 was tested yet
     return {
@@ -130,7 +132,8 @@ def slurm_cgroup(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str,
         "proctrack": "proctrack/cgroup",
         "task": "task/cgroup,task/affinity",
         "gather": "jobacct_gather/cgroup",
-        "summary": f"{limits} enforced (cgroup {shown}){unknown}",
+        "summary": f"{limits} enforced (cgroup {shown})",
+        "unknown": unknown,
     }
 
 

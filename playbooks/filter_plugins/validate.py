@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+SYSTEM = {"root", "slurm", "munge", "mysql"}  # accounts that the roles' own daemons run under
 USERS = 1000  # uids below are the distribution's
 MISSPELT = 0.85  # likeness from which a name that belongs to no role counts as a misspelt option
 
@@ -134,6 +135,10 @@ def account_refusals(accounts: list[dict[str, Any]]) -> list[str]:
         "Put for instance student1."
         for account in accounts
         if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name := str(account.get("name")))
+    ]
+    said += [
+        f"users_accounts has {name}, which is the system's: its files would change hands. Give another name."
+        for name in sorted(SYSTEM & {str(account.get("name")) for account in accounts})
     ]
     for key in ("name", "uid"):
         values = [account.get(key) for account in accounts]

@@ -104,9 +104,15 @@ def fetch(directory: str, to: Path) -> Path:
     """Copy a submit directory of USER from the cluster, without jobs and checkpoints; return *to*."""
     to.mkdir(parents=True)
     command = ssh(USER, f"tar -C {directory} -c --exclude=./jobs --exclude=checkpoints .")
-    with (
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process,
-        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
-    ):
-        archive.extractall(to, filter="data")
+    try:
+        with (
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process,
+            tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+        ):
+            archive.extractall(to, filter="data")
+    except tarfile.TarError as error:
+        raise MinskyError(
+            f"The connection to control broke while {directory} was copied from it ({error}); it lies there "
+            "still: make shell"
+        ) from error
     return to

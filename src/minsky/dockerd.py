@@ -178,6 +178,8 @@ def stale_pid_files(run: Path = RUN) -> list[Path]:
                 stale.append(path)
         except FileNotFoundError:
             continue
+        except PermissionError:  # root's directory; root's containerd looks after a file of its own
+            continue
         except ValueError:
             stale.append(path)
     return stale
@@ -186,8 +188,8 @@ def stale_pid_files(run: Path = RUN) -> list[Path]:
 def stop_docker(deadline: float = 60) -> bool:
     """Stop the daemon that this checkout started; False where it started none, or that one is gone."""
     pid = int(STARTED.read_text()) if STARTED.exists() else 0
-    STARTED.unlink(missing_ok=True)
     if system.processes().get(pid) != "dockerd":
+        STARTED.unlink(missing_ok=True)
         return False
     subprocess.run([*root_prefix(), "kill", f"-{signal.SIGTERM:d}", str(pid)], check=True)
     end = time.monotonic() + deadline
@@ -197,6 +199,7 @@ def stop_docker(deadline: float = 60) -> bool:
                 f"dockerd (pid {pid}) did not end within {deadline:.0f} s. Type as root: kill -KILL {pid}"
             )
         time.sleep(0.2)
+    STARTED.unlink()
     client.cache_clear()
     return True
 

@@ -59,10 +59,12 @@ def handed_out(control, nodes, virtual):
         "sed -i '/^NodeName=/s/$/ Gres=simulated:1/; $aGresTypes=simulated' /etc/slurm/slurm.conf && "
         f"echo 'Name=simulated File={DEVICE}' > /etc/slurm/gres.conf"
     )
-    restart()
-    yield
-    control.check_output("mv /etc/slurm/kept /etc/slurm/slurm.conf && rm /etc/slurm/gres.conf")
-    restart()
+    try:
+        restart()
+        yield
+    finally:
+        control.check_output("mv /etc/slurm/kept /etc/slurm/slurm.conf && rm /etc/slurm/gres.conf")
+        restart()
 
 
 def test_a_device_is_open_to_the_job_that_was_given_it_and_closed_to_any_other(user, handed_out, wait_until):

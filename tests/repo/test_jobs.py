@@ -22,8 +22,8 @@ BODY = """\
 set -euo pipefail
 
 # Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
-submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's/^ *Command=//p') || true
-for jobs in "$(dirname "${submitted%% *}")" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=/|/|p') || true
+for jobs in "${submitted:+$(dirname "${submitted%% *}")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
   [[ -f $jobs/labs/launch.sh ]] && break
 done
 [[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }

@@ -135,11 +135,12 @@ class Thing(SimpleNamespace):
 @pytest.mark.parametrize(
     ("ci", "gone"),
     [
-        ("", ["mine", "dead", "empty"]),
-        ("true", ["mine", "theirs", "dead", "step", "empty"]),
+        ("", ["mine", "orphan", "empty"]),
+        ("true", ["mine", "theirs", "stopped", "orphan", "step", "empty", "theirs too"]),
     ],
 )
 def test_what_runs_for_another_checkout_is_removed_only_on_a_machine_for_ci(monkeypatch, tmp_path, ci, gone):
+    (tmp_path / "Makefile").touch()
     removed = []
 
     def container(name, status, owner):
@@ -148,13 +149,22 @@ def test_what_runs_for_another_checkout_is_removed_only_on_a_machine_for_ci(monk
 
     containers = [
         container("mine", "running", cluster.ROOT),
-        container("theirs", "running", "/elsewhere"),
-        container("dead", "exited", "/elsewhere"),
+        container("theirs", "running", tmp_path),
+        container("stopped", "exited", tmp_path),  # after a reboot of the machine: its bricks hold files
+        container("orphan", "running", tmp_path / "gone"),
         container("step", "exited", None),
     ]
     networks = [
-        Thing(name="used", attrs={"Containers": {"x": {}}}, removed=removed),
-        Thing(name="empty", attrs={"Containers": {}}, removed=removed),
+        Thing(
+            name=name,
+            attrs={"Containers": used, "Labels": {virtual.CHECKOUT_LABEL: str(owner)}},
+            removed=removed,
+        )
+        for name, used, owner in (
+            ("used", {"x": {}}, cluster.ROOT),
+            ("empty", {}, cluster.ROOT),
+            ("theirs too", {}, tmp_path),
+        )
     ]
     daemon = SimpleNamespace(
         containers=SimpleNamespace(list=lambda **_: containers),

@@ -112,6 +112,7 @@ def test_accounts_have_a_name_and_number_of_their_own_outside_the_systems():
         [{"name": "x", "uid": 2001}, {"name": "x", "uid": 2001}, {"name": "y", "uid": 33}]
     )
     assert len(said) == 3
+    assert "the system's" in account_refusals([{"name": "root", "uid": 2001}])[0]
     assert account_refusals([{"name": "x", "uid": 2001}, {"name": "y", "uid": 2002}]) == []
 
 
@@ -159,7 +160,10 @@ def test_hosts_are_named_in_full_and_in_short():
 
 
 RIGHT = {"hosts_manage": True, "timezone": "Europe/Berlin", "proxy": "", "ca_bundle": ""}
-FACTS = {"ansible_host": "192.0.2.1", "ansible_facts": {"os_family": "Debian"}}
+FACTS = {
+    "ansible_host": "192.0.2.1",
+    "ansible_facts": {"distribution": "Debian", "distribution_major_version": "13"},
+}
 
 
 def test_a_machine_and_options_that_node_base_can_serve_are_accepted():
@@ -172,7 +176,16 @@ def test_a_machine_and_options_that_node_base_can_serve_are_accepted():
 @pytest.mark.parametrize(
     ("host", "option", "words"),
     [
-        ({"ansible_facts": {"os_family": "RedHat"}}, {}, "a (RedHat) cannot be provisioned"),
+        (
+            {"ansible_facts": {"distribution": "Ubuntu", "distribution_major_version": "24"}},
+            {},
+            "a (Ubuntu 24) cannot",
+        ),
+        (
+            {"ansible_facts": {"distribution": "Debian", "distribution_major_version": "12"}},
+            {},
+            "a (Debian 12) cannot",
+        ),
         ({"ansible_host": "a.site"}, {}, "node_base_hosts_manage: false"),
         ({}, {"timezone": "Europe/Berlni"}, "instance Europe/Berlin"),
         ({}, {"timezone": "../../etc/passwd"}, "no time zone"),

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -123,22 +124,26 @@ def down() -> None:
 
 
 def remains() -> None:
-    """Remove what killed runs left in Docker: this checkout's nodes, and dead ones of another's.
+    """Remove what killed runs left in Docker: this checkout's nodes, and those of checkouts that are gone.
 
     On a machine for CI (CI=true) nobody else is at work, and all that bears our label goes.
     """
     everything = os.environ.get("CI") == "true"
     for container in dockerd.client().containers.list(all=True, filters={"label": "minsky"}):
-        owner = container.labels.get(CHECKOUT_LABEL)
-        dead = owner and container.status in {"exited", "dead"}  # without an owner: a step of a build
-        if everything or dead or owner == str(ROOT):
+        if everything or abandoned(container.labels):
             print(f"minsky: removing container {container.name} ({container.status})")
             container.remove(force=True, v=True)
     for network in dockerd.client().networks.list(filters={"label": "minsky"}, greedy=True):
-        if not network.attrs["Containers"]:
+        if (everything or abandoned(network.attrs["Labels"] or {})) and not network.attrs["Containers"]:
             print(f"minsky: removing network {network.name}")
             network.remove()
     INVENTORY.unlink(missing_ok=True)
+
+
+def abandoned(labels: Mapping[str, str]) -> bool:
+    """Whether what bears *labels* is this checkout's, or one's that is gone; a build's has no owner."""
+    owner = labels.get(CHECKOUT_LABEL)
+    return owner == str(ROOT) or bool(owner and not Path(owner, "Makefile").exists())
 
 
 def make_key() -> None:

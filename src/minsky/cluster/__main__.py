@@ -57,7 +57,7 @@ VERBS = {
         lambda *_: cluster.down(),
     ),
     "remains": Verb(
-        "remove what killed runs left in Docker; with CI=true also what other checkouts run",
+        "remove what killed runs left in Docker; with CI=true also what other checkouts have there",
         lambda *_: cluster.remains(),
     ),
     "clean": Verb(
