@@ -176,9 +176,7 @@ def stale_pid_files(run: Path = RUN) -> list[Path]:
         try:
             if alive.get(int(path.read_text().strip() or 0)) != name:
                 stale.append(path)
-        except FileNotFoundError:
-            continue
-        except PermissionError:  # root's directory; root's containerd looks after a file of its own
+        except (FileNotFoundError, PermissionError):  # not root: root's daemon looks after its own files
             continue
         except ValueError:
             stale.append(path)

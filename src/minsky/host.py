@@ -96,19 +96,17 @@ def refuse_missing_kernel(root: Path = Path("/")) -> None:
             f"{root / 'dev/fuse'} is missing, through which the nodes mount the shared file system and the "
             "images. Type `modprobe fuse` as root, or take a kernel that has it."
         )
-    for name, forbids in {
-        "user/max_user_namespaces": "0",
-        "kernel/unprivileged_userns_clone": "0",  # Debian's own kernels
-        "kernel/apparmor_restrict_unprivileged_userns": "1",  # Ubuntu, since 23.10
-    }.items():
-        path = root / "proc/sys" / name
+    for sysctl, forbids, allows in (
+        ("user.max_user_namespaces", "0", "15000"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),  # Debian's own kernels
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),  # Ubuntu, since 23.10
+    ):
+        path = root / "proc/sys" / sysctl.replace(".", "/")
         if path.exists() and path.read_text().strip() == forbids:
-            sysctl = name.replace("/", ".")
-            other = {"0": 15000 if "max" in name else 1, "1": 0}[forbids]
             raise MinskyError(
                 f"sysctl {sysctl} is {forbids} on this machine, so ordinary users may not start containers, "
                 "in the nodes either, and the labs run in containers. Type as root: "
-                f"sysctl -w {sysctl}={other}"
+                f"sysctl -w {sysctl}={allows}"
             )
 
 
