@@ -1,6 +1,6 @@
 # Plain `make` lists the verbs. NODES=2, MINSKY_DATA=DIR or URL and ARGS="--epochs 1" go on the same line.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster down shell test lint clean venv
+.PHONY: help demo cluster down shell test test-all lint clean venv
 PYTHON ?= python3
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export LC_ALL := C.UTF-8
@@ -19,6 +19,8 @@ down: venv  ## remove the virtual cluster; images and caches stay
 	@$(MINSKY) down
 test: lint  ## lint, then all tests; boots the cluster if none runs (PYTEST_ARGS="-k munge")
 	@pytest $(PYTEST_ARGS)
+test-all: lint  ## all tests, the long ones too: CUDA images, builds without a network, builds twice (an hour and more)
+	@pytest --long $(PYTEST_ARGS)
 lint: venv  ## what a change must pass before anything runs: ruff, mypy, shellcheck, ansible-lint
 	@ruff check --quiet && ruff format --check --quiet
 	@mypy src jobs/labs/labkit playbooks/filter_plugins

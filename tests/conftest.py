@@ -16,8 +16,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=INVENTORY.parent,
         help="Ansible inventory of the cluster to test (default: the virtual cluster, booted if none runs)",
     )
+    parser.addoption("--long", action="store_true", help="also what takes tens of minutes: CUDA, rebuilds")
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Images first, since setting up emulation changes the host; what takes the cluster down comes last."""
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+    order = {"images": -1, "test_zz_host_unchanged.py": 1}
+    items.sort(key=lambda item: order.get(item.path.parent.name, 0) + order.get(item.path.name, 0))

@@ -5,9 +5,8 @@ from hpccm import Stage
 from minsky.images.recipes import Image
 from minsky.images.strict import apt_get, copy, environment, raw, shell, stage
 
-BASE = "trixie"
-TARGETS = ("x86_64-cpu",)
-NEEDS_GB = 1
+TARGETS = {"x86_64-cpu": {"base": "trixie", "needs_gb": 1}}
+FORMATS = ("docker",)
 UNTESTED = "only its systemd as PID 1 says whether it works, and every boot of the cluster waits for that"
 
 PACKAGES = [

@@ -14,8 +14,9 @@ RUN apt-get update -y && \
         squashfuse && \
     rm -rf /var/lib/apt/lists/*
 
-RUN sed -n 's/^deb \(\S*\) trixie main$/deb [check-valid-until=no] \1 sid main/p' /etc/apt/sources.list >/etc/apt/sources.list.d/apptainer.list && \
-    printf 'Package: apptainer\nPin: release n=sid\nPin-Priority: 500\n\nPackage: *\nPin: release n=sid\nPin-Priority: 1\n\n' >/etc/apt/preferences.d/apptainer && \
+RUN printf 'Package: apptainer\nPin: release n=sid\nPin-Priority: 500\n\nPackage: *\nPin: release n=sid\nPin-Priority: 1\n\n' >/etc/apt/preferences.d/apptainer && \
+    apt-get update && \
+    echo "deb [check-valid-until=no] $(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: trixie' 'Label: Debian' | head -n 1) sid main" >/etc/apt/sources.list.d/another.list && \
     apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends apptainer && \
     dpkg --compare-versions $(dpkg-query -W -f '${Version}' apptainer) ge 1.4.5 && \

@@ -28,11 +28,6 @@ JSON_REPORT = {
 os.environ |= ansible_environment()  # testinfra calls Ansible by name
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes the cluster down comes last."""
-    items.sort(key=lambda item: item.path.name.startswith("test_zz"))
-
-
 @pytest.fixture(scope="session")
 def inventory(request: pytest.FixtureRequest) -> Path:
     return request.config.getoption("--inventory").resolve()

@@ -12,14 +12,15 @@ every_image = pytest.mark.parametrize("image", IMAGES, ids=lambda i: f"{i.name}-
 
 
 @every_image
-def test_the_committed_dockerfile_is_what_the_recipe_renders(image):
-    assert image.rendered.read_text() == image.dockerfile(), (
-        f"{image.rendered.relative_to(ROOT)} is stale or was edited: run `python -m minsky.images render`"
-    )
+def test_what_is_committed_is_what_the_recipe_renders(image):
+    for path, text in image.texts().items():
+        assert path.read_text() == text, (
+            f"{path.relative_to(ROOT)} is stale or was edited: run `python -m minsky.images render`"
+        )
 
 
 def test_nothing_is_committed_as_rendered_that_no_recipe_makes():
-    made = {path for image in IMAGES for path in (image.rendered, image.packages)}
+    made = {path for image in IMAGES for path in (*image.texts(), image.packages)}
     assert set(recipes.RENDERED.iterdir()) <= made
 
 
@@ -36,12 +37,12 @@ def test_no_recipe_names_a_version_itself(image):
 
 @every_image
 def test_the_committed_package_list_covers_the_declared_packages(image):
-    resolved = dict(line.split() for line in image.packages.read_text().splitlines())
-    for package, pin in recipes.pins()["image"][image.name]["debian"].items():
-        assert package in resolved, f"{package} is declared in versions.toml and not in {image.packages.name}"
-        assert _numbers(resolved[package]) >= _numbers(pin["least"]), (
-            f"{package} {resolved[package]} is too old"
-        )
+    lines = image.packages.read_text().splitlines() if image.debian else []
+    resolved = {(name, "".join(stage)): version for name, version, *stage in map(str.split, lines)}
+    for package, pin in image.debian.items():
+        found = resolved.get((package, pin.get("stage", "")))
+        assert found, f"{package} is declared in versions.toml and not in {image.packages.name}"
+        assert _numbers(found) >= _numbers(pin["least"]), f"{package} {found} is too old"
 
 
 def _numbers(version):
@@ -53,7 +54,7 @@ def _numbers(version):
 @every_image
 def test_each_declared_debian_package_comes_from_the_suite_of_its_base_or_a_named_one(image):
     text = image.dockerfile()
-    for package, pin in recipes.pins()["image"][image.name]["debian"].items():
+    for package, pin in image.debian.items():
         assert pin["suite"] in (image.base["suite"], *text.split()), (
             f"{package}: {pin['suite']} is in no stage"
         )
@@ -75,22 +76,40 @@ def test_the_python_locks_hold_the_pinned_versions_and_a_hash_for_every_package(
         )
 
 
-def test_every_pin_says_why():
-    def tables(tree):
-        if isinstance(tree, dict):
-            if {"version", "least", "suite"} & tree.keys():
-                yield tree
-            for value in tree.values():
-                yield from tables(value)
+def test_every_pin_says_what_and_why_and_every_base_and_channel_until_when():
+    def leaves(tree):
+        """Tables and members of lists that have words in them."""
+        inner = tree.values() if isinstance(tree, dict) else tree
+        if isinstance(tree, dict) and any(isinstance(value, str) for value in inner):
+            yield tree
+        else:
+            for value in inner:
+                yield from leaves(value)
 
-    for pin in tables({k: v for k, v in recipes.pins().items() if k != "data"}):
-        assert pin.get("why"), pin
+    pins = recipes.pins()
+    packages = [pin for image in pins["image"].values() for pin in leaves(image) if "python" not in pin]
+    supported = [*leaves(pins["base"]), *leaves(pins["channel"])]
+    assert len(packages) > len(pins["image"])
+    assert all("version" in pin or "least" in pin for pin in packages)
+    assert all("supported_until" in pin for pin in supported)
+    assert all(pin["why"].strip() for pin in (*packages, *supported, *leaves(pins["cuda"])))
+
+
+@every_image
+def test_layers_that_bring_the_same_package_bring_the_same_version_of_it(image):
+    found = {}
+    for path in image.directory.glob(f"requirements-{image.target}+*.txt"):
+        for name, version in re.findall(r"^([\w.-]+)==([^ ;\\]+)", path.read_text(), re.MULTILINE):
+            assert found.setdefault(name, version) == version, (
+                f"{name}: {found[name]} and, in {path.name}, {version}: pin it in images/versions.toml"
+            )
 
 
 @every_image
 def test_the_readme_shows_the_image(image):
-    rows = (recipes.IMAGES / "README.md").read_text().splitlines()
-    assert any(
-        row.startswith(f"| `{image.name}` | {image.target.arch} | {image.target.accelerator} |")
-        for row in rows
-    )
+    lines = (recipes.IMAGES / "README.md").read_text().splitlines()
+    rows = [row.strip("| ").split(" | ")[:5] for row in lines if row.startswith("| ")]
+    stack = ", ".join(filter(None, (image.target.accelerator, image.target.variant)))
+    formats = ", ".join({"docker": "Docker", "sif": "SIF"}[each] for each in image.formats)
+    row = [f"`{image.name}`", image.target.arch, stack, formats, image.base["distribution"]]
+    assert rows.count(row) == 1, f"images/README.md lacks the row | {' | '.join(row)} | ..."

@@ -336,5 +336,5 @@ def test_plain_make_lists_the_verbs_with_a_sentence_each():
     ).stdout
     verbs = {line.split()[1]: line.split(None, 2)[2] for line in io.StringIO(shown)}
     makefile = (ROOT / "Makefile").read_text()
-    assert set(re.findall(r"(?m)^([a-z]+):", makefile)) - {"help", "venv"} == verbs.keys()
+    assert set(re.findall(r"(?m)^([a-z-]+):", makefile)) - {"help", "venv"} == verbs.keys()
     assert set(re.findall(r"\$\(MINSKY\) (\w+)", makefile)) <= command.VERBS.keys()

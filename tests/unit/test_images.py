@@ -1,3 +1,4 @@
+import platform
 import re
 import subprocess
 import tarfile
@@ -10,7 +11,7 @@ import pytest
 
 from minsky.errors import MinskyError
 from minsky.images import __main__ as command
-from minsky.images import build, engine, recipes, sif, strict
+from minsky.images import build, emulation, engine, recipes, sif, strict
 from minsky.images.build import tar_of
 from minsky.images.recipes import Target, image
 
@@ -32,7 +33,7 @@ def test_a_block_that_hpccm_does_not_have_is_an_import_error():
 
 @pytest.mark.parametrize(
     ("name", "arch", "ubuntu"),
-    [("lab", "x86_64", 22), ("node", "x86_64", 24), ("lab", "ppc64le", 22)],
+    [("lab", "x86_64", 22), ("node", "x86_64", 24), ("lab", "ppc64le", 24)],
 )
 def test_a_stage_states_distribution_and_architecture_and_carries_our_labels(name, arch, ubuntu):
     text = str(strict.stage(replace(image(name), target=Target(arch, "cpu")), "build"))
@@ -49,7 +50,8 @@ def test_an_unknown_image_is_refused_with_the_list_of_images():
 
 
 def test_an_unknown_target_is_refused_with_the_list_of_targets():
-    with pytest.raises(MinskyError, match=r"no target 'vax-cpu'; its targets are x86_64-cpu\.$"):
+    typed = r"`--arch x86_64`, `--arch x86_64 --variant keras2`, .*`--arch ppc64le --accelerator cuda`\.$"
+    with pytest.raises(MinskyError, match=rf"no target 'vax-cpu'; type one of {typed}"):
         image("lab", "vax-cpu")
 
 
@@ -61,6 +63,7 @@ def test_the_key_is_the_same_for_the_same_content():
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """An image in a directory of its own: one file, one line."""
+    recipes.pins()  # the checkout's: they are read once
     monkeypatch.setattr(recipes, "IMAGES", tmp_path)
     monkeypatch.setattr(recipes, "ROOT", tmp_path)
     (tmp_path / "tiny").mkdir()
@@ -70,13 +73,14 @@ def tiny(tmp_path, monkeypatch):
         first = strict.stage(of, "first")
         first += strict.environment(variables={"ONLY_IN": "first"})
         made = strict.stage(of, "tiny")
-        made += strict.copy(src="host-ca.crt", dest="/tmp/ca")
-        made += strict.copy(src="file", dest="/file")
+        made += strict.copy(src="host-ca.crt", dest="/ca")
+        made += strict.copy(src=of.recipe.file, dest="/file")
         made += strict.environment(variables=of.recipe.variables)
         return [first, made]
 
     variables = {"PATH": "/x:/bin", "B": "x=y"}
-    recipe = SimpleNamespace(BASE="trixie", NEEDS_GB=10, stages=stages, variables=variables)
+    bases = {key: {"base": "trixie", "needs_gb": 10} for key in ("x86_64-cpu", "x86_64-cuda", "ppc64le-cpu")}
+    recipe = SimpleNamespace(TARGETS=bases, stages=stages, variables=variables, file="file")
     return recipes.Image("tiny", Target("x86_64", "cpu"), recipe)
 
 
@@ -108,6 +112,88 @@ def test_a_file_that_a_recipe_copies_and_nobody_wrote_is_named(tiny):
         _ = tiny.key
 
 
+def test_python_packages_without_a_lock_or_a_hash_are_refused_before_a_build_begins(tiny):
+    path = tiny.directory / "requirements-x86_64-cpu.txt"
+    good = f"numpy==2.0.2 \\\n    --hash=sha256:{'0' * 64}\n"
+    tiny.recipe.file = path.name
+    with pytest.raises(MinskyError, match=r"cpu\.txt is missing.*: type: python -m minsky.images lock tiny$"):
+        _ = tiny.key
+    path.write_text("# a comment\n" + good)
+    assert list(tiny.context) == [path.name]
+    path.write_text(good + "six==1.17.0\n" + good)
+    with pytest.raises(MinskyError, match=r"cpu\.txt has no hash for six, .*type: python .* lock tiny$"):
+        _ = tiny.key
+
+
+def test_what_to_type_names_what_is_not_the_default_here():
+    lab = image("lab", "x86_64-cpu-keras2").with_layers("opencv", "jupyter")
+    arch = "" if platform.machine() == "x86_64" else "--arch x86_64 "
+    typed = f"python -m minsky.images build lab {arch}--variant keras2 --with jupyter,opencv"
+    assert lab.command("build") == typed
+    assert lab.command("lock") == "python -m minsky.images lock lab"
+    other = replace(image("lab", "ppc64le-cuda"), target=Target("vax", "cuda")).command("test")
+    assert other == "python -m minsky.images test lab --arch vax --accelerator cuda"
+
+
+def test_a_build_argument_changes_default_text_key_and_what_to_type_and_nothing_else():
+    lab = image("lab", "ppc64le-cuda")
+    other = lab.with_arguments({"CUDA": "12.2"})
+    assert other.dockerfile() == lab.dockerfile().replace("ARG CUDA=11.8\n", "ARG CUDA=12.2\n")
+    assert other.definition() == lab.definition().replace("    CUDA=11.8\n", "    CUDA=12.2\n")
+    assert other.key != lab.key
+    assert other.command("build").endswith(" --accelerator cuda --build-arg CUDA=12.2")
+    assert lab.with_arguments({}) == lab
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "said"),
+    [
+        ("ppc64le-cuda", {"BASE": "x"}, r"argument 'BASE'; .* given are CHANNEL, CONDA_FORGE, CUDA, ARCH\.$"),
+        ("x86_64-cpu", {"CUDA": "12.2"}, r"x86_64-cpu takes no build argument 'CUDA'; none may be given\.$"),
+        ("ppc64le-cuda", {"CUDA": ""}, r"^'' is no value .* as --build-arg CUDA=11\.8$"),
+        ("ppc64le-cuda", {"CUDA": "12.2\nRUN x"}, r"is no value of the build argument CUDA"),
+    ],
+)
+def test_a_build_argument_that_the_image_does_not_have_is_refused(target, given, said):
+    with pytest.raises(MinskyError, match=said):
+        image("lab", target).with_arguments(given)
+
+
+def test_options_are_taken_as_they_are_typed():
+    options = {"name": "lab", "accelerator": "cpu", "variant": "", "arguments": []}
+    typed = SimpleNamespace(arch="x86_64", layers="opencv, jupyter,", **options)
+    assert command._image(typed).target.layers == ("jupyter", "opencv")
+    options |= {"accelerator": "cuda", "arguments": ["CUDA=12.2", "CHANNEL=http://a/?b=c"]}
+    typed = SimpleNamespace(arch="ppc64le", layers="", **options)
+    assert command._image(typed).overrides == (("CHANNEL", "http://a/?b=c"), ("CUDA", "12.2"))
+
+
+def test_a_test_is_told_of_the_packages_inside_and_of_a_gpu_only_where_both_are(monkeypatch, tmp_path):
+    cuda = image("lab", "x86_64-cuda")
+    assert cuda.expected["debian"].keys() == {"libopenmpi3", "openmpi-bin", "python3"}
+    assert cuda.with_layers("jupyter").plain.expected == cuda.expected
+    assert "python3-torch" in image("lab", "ppc64le-cpu").with_layers("pytorch").expected["debian"]
+    monkeypatch.setattr(recipes, "GPU", tmp_path / "nvidiactl")
+    assert cuda.expected["gpu"] is False
+    recipes.GPU.touch()
+    assert cuda.expected["gpu"] is True
+    assert image("lab").expected["gpu"] is False
+
+
+def test_locking_an_image_without_python_packages_says_so(capsys):
+    command._lock(SimpleNamespace(name="node"))
+    assert capsys.readouterr().out.startswith("Image node pins no Python packages")
+
+
+def test_a_list_in_a_pipe_has_whole_keys(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    command._list(SimpleNamespace())
+    listed = capsys.readouterr().out
+    assert [found.tag for several in recipes.catalogue().values() for found in several] == re.findall(
+        r"minsky/\S+", listed
+    )
+
+
 def test_an_image_without_a_test_must_say_why_before_it_is_built(tiny, monkeypatch):
     with pytest.raises(MinskyError, match=r"images/tiny/selftest\.py is missing.*UNTESTED = 'reason'"):
         build._build(tiny)
@@ -122,7 +208,7 @@ def test_render_writes_every_target_of_the_image_that_is_named(tiny, tmp_path, m
     monkeypatch.setattr(recipes, "catalogue", lambda: {"tiny": [tiny, other]})
     monkeypatch.setattr(recipes, "RENDERED", tmp_path)
     monkeypatch.setattr(command, "ROOT", tmp_path)
-    command._render("tiny")
+    command._render(SimpleNamespace(name="tiny"))
     assert tiny.rendered.read_text() == tiny.dockerfile()
     assert other.rendered.read_text() == other.dockerfile()
 
@@ -140,16 +226,16 @@ def cache(tiny, tmp_path, monkeypatch):
 def test_room_for_building_and_converting_is_needed_until_the_wanted_sif_is_there(tiny, cache):
     (cache / "sif").mkdir(parents=True)
     (cache / "sif" / "tiny-x86_64-0123456789ab.sif").touch()  # of another content
-    assert [gb for _, gb, _ in sif.needs("tiny")] == [10, 0.5, 4]
+    assert [gb for _, gb, _ in sif.needs(tiny)] == [10, 0.5, 4]
     sif.sif_path(tiny).touch()
-    assert sif.needs("tiny") == []
+    assert sif.needs(tiny) == []
 
 
 def test_an_image_that_docker_has_needs_no_room(tiny, cache, monkeypatch):
     daemon = SimpleNamespace(images=SimpleNamespace(list=lambda name: [name]))
     monkeypatch.setattr(build.dockerd, "daemon", lambda: daemon)
-    assert build.needs("tiny") == []
-    assert [gb for _, gb, _ in sif.needs("tiny")] == [4]
+    assert build.needs(tiny) == []
+    assert [gb for _, gb, _ in sif.needs(tiny)] == [4]
 
 
 def test_a_failed_build_shows_the_step_its_last_lines_and_what_to_type(tiny, monkeypatch, tmp_path):
@@ -158,7 +244,7 @@ def test_a_failed_build_shows_the_step_its_last_lines_and_what_to_type(tiny, mon
     monkeypatch.setattr(build, "docker", lambda: SimpleNamespace(api=api))
     monkeypatch.setattr(build, "_ca_bundle", lambda: tiny.directory / "file")
     with pytest.raises(MinskyError) as caught:
-        build._stream(tiny, "base", 0)
+        build._stream(tiny, {"BASE": "base"}, 0)
     lines = str(caught.value).splitlines()
     assert lines[0] == "Image tiny was not built: returned 1"
     assert "python -m minsky.images build tiny" in lines[1]
@@ -227,3 +313,35 @@ def test_the_sif_of_a_cpu_image_is_named_by_image_architecture_and_key(tiny):
 def test_a_build_context_is_readable_by_whoever_unpacks_it():
     with tarfile.open(fileobj=tar_of({"a": b"1", "b": b""})) as context:
         assert {entry.name: entry.mode for entry in context} == {"a": 0o644, "b": 0o644}
+
+
+def test_a_machines_own_architecture_is_not_emulated_and_a_foreign_one_as_the_oldest_that_is_meant():
+    assert emulation.environment(platform.machine(), "power8nvl") == {}
+    assert image("lab", "ppc64le-cpu").architecture["emulated_cpu"] == "power8nvl"
+
+
+def test_an_architecture_that_nothing_emulates_is_refused_with_where_to_go():
+    with pytest.raises(MinskyError, match=r"only ppc64le is emulated: type the same .* `uname -m` says vax"):
+        emulation.environment("vax", "any")
+
+
+@pytest.mark.parametrize("missing", ["root", "binfmt_misc"])
+def test_without_root_or_binfmt_misc_emulation_is_refused_with_what_to_type(missing, tmp_path, monkeypatch):
+    monkeypatch.setattr(emulation.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(emulation, "BINFMT", tmp_path)
+    monkeypatch.setattr(emulation, "_qemu", lambda _: tmp_path / "qemu")
+    monkeypatch.setattr(emulation.system, "as_root", lambda: None if missing == "root" else ["false"])
+    if missing == "root":
+        (tmp_path / "register").touch()
+    with pytest.raises(MinskyError, match=r"ppc64le do not run on this x86_64 .*root"):
+        emulation.environment("ppc64le", "power8nvl")
+
+
+def test_a_handler_that_runs_power9s_instructions_or_not_power8s_is_not_believed(monkeypatch):
+    outcomes = {emulation.MFFSL: 0, emulation.DARN: -4}
+    monkeypatch.setattr(emulation, "_run", lambda _, instruction: outcomes[instruction])
+    assert emulation.faithful("power8nvl")
+    outcomes[emulation.DARN] = 0  # plain qemu
+    assert not emulation.faithful("power8nvl")
+    outcomes |= {emulation.DARN: -4, emulation.MFFSL: -4}  # qemu 7.2 as a POWER8
+    assert not emulation.faithful("power8nvl")

@@ -23,7 +23,8 @@ USER: str = yaml.safe_load((INVENTORY.parent / "group_vars/all.yml").read_text()
 KEY = STATE / "ssh" / "id_ed25519"
 PROVISIONED = STATE / "provisioned"  # digest of all that went into the last run of site.yml that succeeded
 OURS = f"{CHECKOUT_LABEL}={ROOT}"
-CACHED = ("base", "data", "locks", "sif")  # never all of MINSKY_CACHE, which may be somebody's home
+# Never all of MINSKY_CACHE, which may be somebody's home.
+CACHED = ("base", "data", "locks", "qemu", "sbom", "sif")
 # What site.yml reads: a change of any of these files calls for another run.
 INPUTS = ("ansible.cfg", "playbooks", "slurm", "jobs", "src/minsky/data.py", "images/versions.toml")
 
@@ -91,7 +92,7 @@ def up(nodes: str | None = None, stages: Stages | None = None, *, trust: bool = 
             system.need_program(program, package)
         make_key()
     with stages.stage("images", "building what has changed of the node image and the lab image"):
-        node_image, sif = images.ensure("node"), images.ensure_sif("lab")
+        node_image, sif = images.ensure(images.image("node")), images.ensure_sif(images.image("lab"))
     if trust and unchanged(wanted, sif):
         console.print("[nodes] all answer, and nothing that goes into them has changed: used as they are")
         return wanted
@@ -109,7 +110,7 @@ def up(nodes: str | None = None, stages: Stages | None = None, *, trust: bool = 
 
 def refuse_misfit(nodes: int, there: int) -> None:
     """Raise where *nodes* compute nodes do not fit on this machine, *there* of all machines being there."""
-    needs = [*images.needs("node"), *images.needs_sif("lab")]
+    needs = [*images.needs(images.image("node")), *images.needs_sif(images.image("lab"))]
     host.preflight(nodes, new=nodes + 1 - there, needs=needs)
 
 

@@ -1,8 +1,15 @@
 """Base root file systems: pulled by digest where a registry answers, else made from the package mirror."""
 
+import hashlib
+import io
+import json
+import os
 import shutil
 import subprocess
+import tarfile
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +19,22 @@ from minsky import system
 from minsky.dockerd import client
 from minsky.errors import MinskyError
 from minsky.images.engine import clock, console, docker, locked
-from minsky.images.recipes import BOOTSTRAP_OPTIONS, DEBIAN_ARCH, base_key
+from minsky.images.recipes import BOOTSTRAP_OPTIONS, Image, base_key
 from minsky.paths import CACHE
 
 _PULL_SECONDS = 60
+OUT_OF_STEP = "Mirror sync in progress?"  # apt's words where an index is not the one that the release names
 NEEDS_GB = 0.5  # in the cache, for the tar file
 
 
-def ensure_base(base: dict[str, Any], arch: str) -> str:
-    """The Docker tag of a base system from versions.toml, made if it is not there."""
+def ensure_base(wanted: Image, emulated: Mapping[str, str]) -> str:
+    """The Docker tag of the base system of *wanted*, made if it is not there.
+
+    Args:
+        wanted: an image.
+        emulated: environment that its programs need here.
+    """
+    base, arch = wanted.base, wanted.target.arch
     suite, key = base["suite"], base_key(base, arch)
     tag = f"minsky/base:{suite}-{arch}-{key}"
     with locked(f"base-{suite}-{arch}"):
@@ -28,7 +42,7 @@ def ensure_base(base: dict[str, Any], arch: str) -> str:
             docker().images.get(tag)
         except ImageNotFound:
             if not _pull(base, arch, tag):
-                _import(_bootstrap(base, arch, key), tag)
+                _load(wanted, bootstrap(wanted, key, emulated), tag)
             _forget_older(suite, arch, tag)
     return tag
 
@@ -46,20 +60,36 @@ def _pull(base: dict[str, Any], arch: str, tag: str) -> bool:
     return True
 
 
-def _bootstrap(base: dict[str, Any], arch: str, key: str) -> Path:
+def bootstrap(wanted: Image, key: str, emulated: Mapping[str, str]) -> Path:
     """A tar file of a minimal Debian, in the cache."""
+    base, arch = wanted.base, wanted.target.arch
     suite = base["suite"]
     tarball = CACHE / "base" / f"{suite}-{arch}-{key}.tar"
     if tarball.exists():
         return tarball
     require_mmdebstrap()
     tarball.parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"[base] Debian {suite} for {arch}: bootstrapping from the package mirror (about 40 s)")
+    console.print(f"[base] Debian {suite} for {arch}: bootstrapping from the package mirror")
     begin = time.monotonic()
+    is_suite = f'grep -q VERSION_CODENAME={suite} "$1/etc/os-release"'
     unfinished = tarball.with_name(f".{tarball.name.removesuffix('.tar')}.unfinished.tar")
-    command = ["mmdebstrap", f"--architectures={DEBIAN_ARCH[arch]}", *BOOTSTRAP_OPTIONS]
+    command = ["mmdebstrap", f"--architectures={wanted.architecture['debian']}", *BOOTSTRAP_OPTIONS]
     command += [*base.get("bootstrap", []), suite, str(unfinished)]
-    done = subprocess.run([*command, *mirrors(suite)], capture_output=True, text=True, check=False)
+    if emulated:
+        command.insert(1, "--skip=check/qemu")  # emulation.py has asked more of it
+    sources = mirrors(suite)
+    done = _run([*command, *sources], emulated)
+    # Happens on mirrors to an architecture that few ask for; the release itself changes rarely.
+    for instead in (
+        sources[:1],
+        [line.replace(f" {suite} ", f" {base.get('alias')} ") for line in sources[:1]],
+    ):
+        if done.returncode and sources and OUT_OF_STEP in done.stderr:
+            console.print(
+                f"[base] The mirror's index for {arch} is out of step with its signature: trying "
+                f"`{instead[0]}` alone, which may lack the latest fixes"
+            )
+            done = _run([*command, f"--customize-hook={is_suite}", *instead], emulated)
     if done.returncode:
         unfinished.unlink(missing_ok=True)
         said = "\n  ".join(done.stderr.splitlines()[-15:])
@@ -70,6 +100,10 @@ def _bootstrap(base: dict[str, Any], arch: str, key: str) -> Path:
     unfinished.rename(tarball)
     console.print(f"[base] Debian {suite} for {arch}: {clock(time.monotonic() - begin)}")
     return tarball
+
+
+def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
 def mirrors(suite: str) -> list[str]:
@@ -106,11 +140,33 @@ def require_mmdebstrap() -> None:
         )
 
 
-def _import(tarball: Path, tag: str) -> None:
-    repository, _, version = tag.partition(":")
-    docker().api.import_image_from_file(
-        str(tarball), repository=repository, tag=version, changes=["LABEL minsky=1", 'CMD ["bash"]']
-    )
+def _load(wanted: Image, tarball: Path, tag: str) -> None:
+    """Give Docker the files in *tarball* as the image *tag* of the architecture of *wanted*.
+
+    Not by `docker import`, which takes every image for one of its own architecture. The same files are the
+    same image.
+    """
+    with tarball.open("rb") as layer:
+        digest = hashlib.file_digest(layer, "sha256").hexdigest()
+    made = {"created": f"{wanted.base['renewed']}T00:00:00Z"}
+    configuration = made | {
+        "architecture": wanted.architecture["docker"],
+        "os": "linux",
+        "config": {"Cmd": ["bash"], "Labels": {"minsky": "1"}},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [made | {"comment": f"{wanted.base['distribution']} by mmdebstrap"}],
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
+    with tempfile.TemporaryFile(dir=tarball.parent) as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for name, content in {"config.json": configuration, "manifest.json": manifest}.items():
+                data = json.dumps(content).encode()
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+            archive.add(tarball, "layer.tar")
+        file.seek(0)
+        docker().images.load(file)
 
 
 def _forget_older(suite: str, arch: str, tag: str) -> None:

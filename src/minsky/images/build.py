@@ -4,78 +4,126 @@ import io
 import json
 import os
 import re
+import shutil
 import ssl
 import tarfile
 import textwrap
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import certifi
-from docker.errors import APIError, ContainerError, ImageNotFound
+from docker.errors import APIError, ImageNotFound
+from docker.types import DeviceRequest
 
 from minsky import dockerd, system
 from minsky.errors import MinskyError
-from minsky.images import base
-from minsky.images.engine import clock, console, docker, locked
-from minsky.images.recipes import CA_BUNDLE, Image, image
+from minsky.images import base, emulation, sbom
+from minsky.images.engine import clock, console, docker, locked, member
+from minsky.images.recipes import CA_BUNDLE, Image
 from minsky.paths import CACHE
 
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy")  # predefined build arguments: they stay in no layer
-_SITE = ("PIP_INDEX_URL",)  # a site's own package index
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")  # predefined build arguments: they stay in no layer
+SITE = ("PIP_INDEX_URL", "PIP_TRUSTED_HOST")  # a site's own package index
+
+Outcome = tuple[int, str]  # exit status, output
 
 
-def ensure(name: str, target: str | None = None) -> str:
-    """The Docker tag of image *name*, built and tested first if it is not there.
+@dataclass(frozen=True)
+class Source:
+    """Where a build fetches from, if not from where the host does: the proxy of a bundle."""
+
+    network: str  # Docker's, on which it is
+    arguments: dict[str, str]  # for the build
+    recording: bool
+
+
+def ensure(wanted: Image, source: Source | None = None) -> str:
+    """The Docker tag of *wanted*, built and tested first if it is not there or *source* is to record that.
 
     Raises:
-        MinskyError: unknown image or target, no Docker daemon, no space, a failed build or a failed test.
+        MinskyError: no Docker daemon, no space, no emulation, a failed build or a failed test.
     """
-    wanted = image(name, target)
-    with locked(f"image-{name}-{wanted.target}"):
+    _require_docker(wanted)
+    with locked(f"image-{wanted.name}-{wanted.target}"):
         try:
-            docker().images.get(wanted.tag)
+            there = docker().images.get(wanted.tag)
         except ImageNotFound:
-            _build(wanted)
+            there = None
+        if not there or (source and source.recording):
+            _build(wanted, source)
             _forget_older(wanted)
     return wanted.tag
 
 
-def needs(name: str, target: str | None = None) -> list[system.Need]:
+def _require_docker(wanted: Image) -> None:
+    try:
+        docker()
+    except MinskyError as error:
+        if "sif" in wanted.formats and not wanted.target.layers and shutil.which("apptainer"):
+            raise MinskyError(
+                f"{error} With Apptainer, which is here: {wanted.command('build')} --format sif"
+            ) from error
+        raise
+
+
+def needs(wanted: Image) -> list[system.Need]:
     """Room that `ensure` would want, for `system.refuse_shortage`; none for an image that is there."""
-    wanted, engine = image(name, target), dockerd.daemon()
+    engine = dockerd.daemon()
     if engine and engine.images.list(wanted.tag):
         return []
     return [
-        (dockerd.root(), wanted.recipe.NEEDS_GB, f"building image {name}"),
-        (CACHE, base.NEEDS_GB, f"the base system of {name}"),
+        (dockerd.root(), wanted.needs_gb, f"building image {wanted.name}"),
+        (CACHE, base.NEEDS_GB, f"the base system of {wanted.name}"),
     ]
 
 
-def _build(wanted: Image) -> None:
+def _build(wanted: Image, source: Source | None = None) -> None:
     _ = wanted.selftest  # refused now where it is missing, not after minutes of building
-    system.refuse_shortage(needs(wanted.name, str(wanted.target)))
+    system.refuse_shortage(needs(wanted))
     begin = time.monotonic()
-    below = base.ensure_base(wanted.base, wanted.target.arch)
+    emulated = emulate(wanted)
+    below = base.ensure_base(wanted, emulated)
     console.print(f"[{wanted.name}] building {wanted.tag} for {wanted.target}")
-    built = _stream(wanted, below, begin)
+    built = _stream(wanted, {"BASE": below, **emulated}, begin, source)
     console.print(f"[{wanted.name}] {clock(time.monotonic() - begin)} testing")
     selftest(wanted, built)
     repository, _, version = wanted.tag.partition(":")
     docker().images.get(built).tag(repository, version)
     size = docker().images.get(wanted.tag).attrs["Size"] / 1e6
     console.print(f"[{wanted.name}] {clock(time.monotonic() - begin)} {wanted.tag} is ready, {size:.0f} MB")
+    console.print(f"[{wanted.name}] what is in it: {sbom.write(wanted, wanted.tag)}")
 
 
-def _stream(wanted: Image, below: str, begin: float) -> str:
+def emulate(wanted: Image) -> dict[str, str]:
+    """What programs of *wanted* need in their environment here, as `emulation.environment`."""
+    return emulation.environment(wanted.target.arch, wanted.architecture.get("emulated_cpu", "max"))
+
+
+def _stream(
+    wanted: Image,
+    arguments: dict[str, str],
+    begin: float,
+    source: Source | None = None,
+    *,
+    nocache: bool = False,
+) -> str:
     """Build and show each step as it begins; the id of what was built."""
-    environment = {k: v for k in _PROXIES if (v := os.environ.get(k) or os.environ.get(k.upper()))}
-    environment |= {k: v for k in _SITE if (v := os.environ.get(k))}
+    environment = source.arguments if source else fetching()
+    text = wanted.dockerfile()
+    if source and not source.recording:
+        # for a week an index says that it is the newest, and a bundle is older; signatures are checked still
+        text = text.replace("apt-get update", "apt-get -o Acquire::Check-Valid-Until=false update")
     output = docker().api.build(
-        fileobj=_context(wanted),
+        fileobj=_context(wanted, text),
         custom_context=True,
-        buildargs={"BASE": below, **environment},
+        buildargs=arguments | environment,
+        network_mode=source.network if source else None,
+        nocache=nocache or bool(source and source.recording),  # a step from the cache fetches nothing
+        labels=sbom.labels(wanted),
         rm=True,
         forcerm=True,
         decode=True,
@@ -86,10 +134,13 @@ def _stream(wanted: Image, below: str, begin: float) -> str:
         for message in output:
             if "error" in message:
                 said = textwrap.indent("\n".join(last), "  ")
+                then = f"`{wanted.command('build')}` then goes on with this step"
+                if source:
+                    then = "then type the same command again"
                 raise MinskyError(
                     f"Image {wanted.name} was not built: {message['error'].strip()}\n"
                     f"Mend images/{wanted.name}/recipe.py or, where the last lines name it, the network; "
-                    f"`python -m minsky.images build {wanted.name}` then goes on with this step.\n"
+                    f"{then}.\n"
                     f"  step: {step}\n  its last lines:\n{said}"
                 )
             built = message.get("aux", {}).get("ID", built)
@@ -99,6 +150,7 @@ def _stream(wanted: Image, below: str, begin: float) -> str:
                 if begins := re.match(r"Step (\d+/\d+) : (.*)", line):
                     step = begins[2]
                     if named := re.match(r"FROM .* AS (\S+)", step):
+                        _keep(wanted, stage, built)
                         stage = named[1]
                     console.print(
                         f"[{wanted.name}] {clock(time.monotonic() - begin)} {stage:8} {begins[1]:>5}  "
@@ -111,14 +163,28 @@ def _stream(wanted: Image, below: str, begin: float) -> str:
     return built
 
 
-def _context(wanted: Image) -> io.BytesIO:
+def _keep(wanted: Image, stage: str, built: str) -> None:
+    """Tag what a stage before the last has *built*: without a name it would be pruned, and built anew."""
+    if built:
+        made = docker().images.get(built)
+        target = made.labels["minsky.target"].replace("+", ".")  # a tag knows no plus
+        made.tag("minsky/stage", f"{wanted.name}-{target}-{stage}")
+
+
+def _context(wanted: Image, dockerfile: str) -> io.BytesIO:
     """The build context: Dockerfile, the files beside the recipe, and the host's CA bundle."""
-    files = {
-        "Dockerfile": wanted.dockerfile().encode(),
-        **wanted.context,
-        CA_BUNDLE: _ca_bundle().read_bytes(),
-    }
-    return tar_of(files)
+    return tar_of({"Dockerfile": dockerfile.encode(), **context(wanted)})
+
+
+def context(wanted: Image) -> dict[str, bytes]:
+    """What a build copies from this machine: the files beside the recipe, and the host's CA bundle."""
+    return {**wanted.context, CA_BUNDLE: _ca_bundle().read_bytes()}
+
+
+def fetching() -> dict[str, str]:
+    """Variables that tell programs how to fetch here: proxies, and a site's own index of packages."""
+    environment = {k: v for k in PROXIES if (v := os.environ.get(k) or os.environ.get(k.upper()))}
+    return environment | {k: v for k in SITE if (v := os.environ.get(k))}
 
 
 def tar_of(files: dict[str, bytes]) -> io.BytesIO:
@@ -146,53 +212,82 @@ def _ca_bundle() -> Path:
     return Path(certifi.where())
 
 
-def selftest(wanted: Image, reference: str) -> str:
+def selftest(wanted: Image, reference: str, run: Callable[[Image, str, str], Outcome] | None = None) -> str:
     """Run the image's own test, images/NAME/selftest.py, in a container of it; what it printed.
+
+    Args:
+        wanted: an image.
+        reference: where it is: its Docker tag, or what *run* takes.
+        run: how the test runs elsewhere than in Docker, told image, *reference* and what to expect.
 
     Raises:
         MinskyError: the test is missing, or it failed, with its last lines.
     """
-    script = wanted.selftest
-    if not script:
+    if not wanted.selftest:
         return f"Image {wanted.name} has no test of its own: {wanted.recipe.UNTESTED}."
-    pinned = {name: pin["version"] for name, pin in wanted.python.items()}
-    command = ["python3", "/tmp/selftest.py", json.dumps(pinned)]  # noqa: S108
-    container = docker().containers.create(
-        reference,
-        command,
-        user="65534:65534",  # nobody: what an ordinary user can do is what must work
-        environment={"HOME": "/tmp"},  # noqa: S108
-        labels={"minsky": "1"},
-        shm_size="256m",
-    )
-    try:
-        container.put_archive("/tmp", tar_of({script.name: script.read_bytes()}))  # noqa: S108
-        container.start()
-        status = container.wait()["StatusCode"]
-        said = container.logs().decode(errors="replace").strip()
-    finally:
-        container.remove(force=True)
+    status, said = (run or _in_docker)(wanted, reference, json.dumps(wanted.expected))
     if status:
         tail = textwrap.indent("\n".join(said.splitlines()[-25:]), "  ")
         raise MinskyError(
             f"Image {wanted.name} fails its test images/{wanted.name}/selftest.py. Mend the recipe or a pin "
-            f"in images/versions.toml, then type: python -m minsky.images build {wanted.name}\n{tail}"
+            f"in images/versions.toml, then type: {wanted.command('build')}\n{tail}"
         )
     return said
 
 
-def packages(tag: str) -> str:
-    """What the distribution delivered in image *tag*: `name version` a line, sorted."""
+def _in_docker(wanted: Image, tag: str, expected: str) -> Outcome:
+    return contained(
+        wanted,
+        tag,
+        ["python3", "/tmp/selftest.py", expected],  # noqa: S108
+        user="65534:65534",  # nobody: what an ordinary user can do is what must work
+        environment={"HOME": "/tmp", **emulate(wanted)},  # noqa: S108
+        shm_size="256m",
+    )
+
+
+def contained(wanted: Image, tag: str, command: list[str], **options: Any) -> Outcome:
+    """What became of *command* in a container of the Docker image *tag* with the test of *wanted* in /tmp.
+
+    The container sees the host's GPUs where *wanted* is for them.
+
+    Raises:
+        MinskyError: Docker cannot hand them over.
+    """
+    script = wanted.selftest
+    assert script  # noqa: S101 - who calls has looked
+    devices = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if wanted.expected["gpu"] else []
+    container = docker().containers.create(
+        tag, command, labels={"minsky": "1"}, device_requests=devices, **options
+    )
     try:
-        listed = docker().containers.run(
-            tag, ["dpkg-query", "-W", "-f", "${Package} ${Version}\n"], remove=True, labels={"minsky": "1"}
-        )
-    except ContainerError as error:
-        raise MinskyError(
-            f"dpkg-query failed in {tag}, so its packages cannot be listed: {error}. Type "
-            f"`docker rmi {tag}`, then the same command again."
-        ) from error
-    return str(listed.decode())
+        container.put_archive("/tmp", tar_of({script.name: script.read_bytes()}))  # noqa: S108
+        try:
+            container.start()
+        except APIError as error:
+            if not devices:
+                raise
+            raise MinskyError(
+                f"This machine has GPUs, and Docker starts no container with them: {error.explanation}. "
+                "Install NVIDIA's Container Toolkit (`nvidia-ctk runtime configure --runtime=docker`, then "
+                "restart Docker), and type the same command again."
+            ) from error
+        status = container.wait()["StatusCode"]
+        return status, container.logs().decode(errors="replace").strip()
+    finally:
+        container.remove(force=True)
+
+
+def packages(wanted: Image) -> str:
+    """What the distribution delivered: `name version` a line; `name version stage` of an earlier one."""
+    tag = wanted.tag
+    status = member(docker(), tag, f"/{sbom.STATUS}").decode()  # a file, which needs no emulation
+    found = sorted((fields["Package"], fields["Version"]) for fields in sbom.installed(status))
+    inside = "".join(f"{name} {version}\n" for name, version in found)
+    path = getattr(wanted.recipe, "BUILT_WITH", "")
+    before = member(docker(), tag, path).decode() if path and path in wanted.dockerfile() else ""
+    only_before = [line for line in before.splitlines() if line.rpartition(" ")[0] not in inside.splitlines()]
+    return inside + "".join(f"{line}\n" for line in sorted(only_before))
 
 
 def _forget_older(wanted: Image) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hpccm
 import hpccm.building_blocks
 import hpccm.primitives
+from hpccm.common import container_type
 
 from minsky.errors import MinskyError
 
@@ -50,19 +51,71 @@ def warnings_raise() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def stage(image: "Image", name: str) -> hpccm.Stage:
-    """A build stage from the base of *image*, labelled as ours so that `images` may prune it.
+def stage(image: "Image", name: str, below: str = "${BASE}") -> hpccm.Stage:
+    """A build stage on the base of *image* or the stage *below*, labelled as ours so that it may be pruned.
 
     Base, distribution and architecture are stated to hpccm, which would guess them.
+
+    Raises:
+        MinskyError: *below* is a stage, and what is rendered a definition file, which has no such thing.
     """
     made = hpccm.Stage(name=name)
     base = _strict("baseimage")
+    apptainer = hpccm.config.g_ctype == container_type.SINGULARITY
+    if apptainer and not below.startswith("$"):
+        raise MinskyError(
+            f"Apptainer's definition files have no stage on top of another, as {image.target} needs: build "
+            "it where there is Docker (--format sif then converts that), or leave the layers out."
+        )
     made += base(
-        image="${BASE}", _as=name, _distro=_HPCCM_DISTRO[image.base["distribution"]], _arch=image.target.arch
+        image="{{ BASE }}" if apptainer else below,
+        _as=name,
+        _distro=_HPCCM_DISTRO[image.base["distribution"]],
+        _arch=image.target.arch,
+        _bootstrap="{{ BOOTSTRAP }}",
+        _docker_env=False,  # a file that only images out of a registry have
     )
+    if apptainer:
+        made += _preamble(image)
     labels = {"minsky": "1", "minsky.image": image.name, "minsky.target": str(image.target)}
     made += _strict("label")(metadata=labels)
+    if cpu := image.architecture.get("emulated_cpu"):
+        made += _strict("raw")(docker=_EMULATED.format(arch=image.target.arch, cpu=cpu))
     return made
+
+
+# A registry gives the base of the machine that asks, unless told otherwise; the label would lie.
+_EMULATED = """ARG QEMU_CPU
+
+RUN test $(uname -m) = {arch} || {{ echo "This base is for $(uname -m), the image for {arch}: build on such \
+a machine, or emulated: docker build --platform linux/{arch} --build-arg QEMU_CPU={cpu}" >&2; exit 1; }}"""
+
+
+def _preamble(image: "Image") -> str:
+    """How a stage of a definition file begins: build arguments, and what helps a user who has one id only."""
+    defaults = {"BOOTSTRAP": "docker", **image.arguments}
+    exports = [f"export {name}={{{{ {name} }}}}" for name in image.arguments if name != "BASE"]
+    lines = [
+        "%arguments",
+        *(f"    {name}={default}" for name, default in defaults.items()),
+        "%post",
+        "    # a user with one id and no range in /etc/subuid: what packages ask of others, fakeroot feigns",
+        """    if [ -z "$FAKEROOTKEY" ] && ! grep -qv ' 1$' /proc/self/uid_map; then""",
+        "        apt-get -o APT::Sandbox::User=root update",
+        "        apt-get -o APT::Sandbox::User=root install -y --no-install-recommends fakeroot",
+        '        exec env FAKEROOTDONTTRYCHOWN=1 fakeroot sh -ex "$0"',
+        "    fi",
+        *(f"    {line}" for line in exports),
+    ]
+    return "\n".join(lines)
+
+
+def another_suite(image: "Image", suite: str, components: str, options: str = "") -> list[str]:
+    """Commands that let apt see another Debian *suite* too, at the mirror that the base of *image* uses."""
+    ours = f"'Created-By: Packages' 'Codename: {image.base['suite']}' 'Label: Debian'"
+    mirror = f"$(apt-get indextargets --format '$(REPO_URI)' {ours} | head -n 1)"
+    line = f"deb {options}{mirror} {suite} {components}"
+    return ["apt-get update", f'echo "{line}" >/etc/apt/sources.list.d/another.list', "apt-get update"]
 
 
 def _strict(name: str) -> Callable[..., Any]:
@@ -77,6 +130,8 @@ def _strict(name: str) -> Callable[..., Any]:
                 f"A recipe says {name}({', '.join(unknown)}=...), which hpccm's {name} does not know and "
                 f"would ignore; its options are {', '.join(sorted(known))}."
             )
+        if name == "copy" and "_from" not in keywords:
+            keywords["_post"] = True  # Apptainer copies before all commands: moved when Docker copies
         with warnings_raise():
             return block(*args, **keywords)
 
