@@ -137,11 +137,15 @@ def _stream(
                 then = f"`{wanted.command('build')}` then goes on with this step"
                 if source:
                     then = "then type the same command again"
+                # the step stands below, and a step may be a page of shell
+                reason = re.sub(
+                    r"(?s)The command '.*' returned", "its step returned", message["error"].strip()
+                )
                 raise MinskyError(
-                    f"Image {wanted.name} was not built: {message['error'].strip()}\n"
+                    f"Image {wanted.name} was not built: {reason}\n"
                     f"Mend images/{wanted.name}/recipe.py or, where the last lines name it, the network; "
                     f"{then}.\n"
-                    f"  step: {step}\n  its last lines:\n{said}"
+                    f"  step: {textwrap.shorten(step, 300, placeholder=' ...')}\n  its last lines:\n{said}"
                 )
             built = message.get("aux", {}).get("ID", built)
             for raw in message.get("stream", "").splitlines():
@@ -157,7 +161,7 @@ def _stream(
                         + textwrap.shorten(step, 90, placeholder=" ...")
                     )
                     last.clear()
-                else:
+                elif not line.startswith(("--->", "Removing intermediate container")):
                     last.append(line)
                     status.update(f"{clock(time.monotonic() - begin)} {line[:100]}")
     return built
