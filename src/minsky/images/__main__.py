@@ -170,14 +170,14 @@ def _inspect(chosen: argparse.Namespace) -> None:
         ) from None
     bill = sbom.path(image) if sbom.path(image).exists() else sbom.write(image, image.tag)
     kinds = [part["purl"].split("/")[0] for part in json.loads(bill.read_text())["components"]]
-    path = sif.sif_path(image)
+    path = sif.found(image)
     licences = [f"{count} {name}" for name, count in sbom.licences(bill).items()]
     rarer = len(licences[20:])
     facts = Table("image", f"{image.tag} for {image.target}", box=None)
     for label, value in sorted(found.labels.items()):
         facts.add_row(label, value)
     facts.add_row("Docker", f"{found.attrs['Size'] / 1e6:.0f} MB")
-    facts.add_row("SIF", f"{path.stat().st_size / 1e6:.0f} MB" if path.exists() else "not made")
+    facts.add_row("SIF", f"{path.stat().st_size / 1e6:.0f} MB" if path else "not made")
     counted = {"Debian": "pkg:deb", "Python": "pkg:pypi", "conda": "pkg:conda"}
     facts.add_row("packages", ", ".join(f"{kinds.count(kind)} of {name}" for name, kind in counted.items()))
     facts.add_row("licences", ", ".join(licences[:20]) + (f", and {rarer} rarer ones" if rarer else ""))

@@ -42,7 +42,7 @@ def ensure_base(wanted: Image, emulated: Mapping[str, str]) -> str:
             docker().images.get(tag)
         except ImageNotFound:
             if not _pull(base, arch, tag):
-                _load(wanted, bootstrap(wanted, key, emulated), tag)
+                _load(wanted, bootstrap(wanted, emulated), tag)
             _forget_older(suite, arch, tag)
     return tag
 
@@ -60,19 +60,24 @@ def _pull(base: dict[str, Any], arch: str, tag: str) -> bool:
     return True
 
 
-def bootstrap(wanted: Image, key: str, emulated: Mapping[str, str]) -> Path:
+def tarball(wanted: Image) -> Path:
+    """Where the base system of *wanted* lies in the cache, once `bootstrap` has made it."""
+    arch = wanted.target.arch
+    return CACHE / "base" / f"{wanted.base['suite']}-{arch}-{base_key(wanted.base, arch)}.tar"
+
+
+def bootstrap(wanted: Image, emulated: Mapping[str, str]) -> Path:
     """A tar file of a minimal Debian, in the cache."""
     base, arch = wanted.base, wanted.target.arch
-    suite = base["suite"]
-    tarball = CACHE / "base" / f"{suite}-{arch}-{key}.tar"
-    if tarball.exists():
-        return tarball
+    suite, made = base["suite"], tarball(wanted)
+    if made.exists():
+        return made
     require_mmdebstrap()
-    tarball.parent.mkdir(parents=True, exist_ok=True)
+    made.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"[base] Debian {suite} for {arch}: bootstrapping from the package mirror")
     begin = time.monotonic()
     is_suite = f'grep -q VERSION_CODENAME={suite} "$1/etc/os-release"'
-    unfinished = tarball.with_name(f".{tarball.name.removesuffix('.tar')}.unfinished.tar")
+    unfinished = made.with_name(f".{made.name.removesuffix('.tar')}.unfinished.tar")
     command = ["mmdebstrap", f"--architectures={wanted.architecture['debian']}", *BOOTSTRAP_OPTIONS]
     command += [*base.get("bootstrap", []), suite, str(unfinished)]
     if emulated:
@@ -80,16 +85,14 @@ def bootstrap(wanted: Image, key: str, emulated: Mapping[str, str]) -> Path:
     sources = mirrors(suite)
     done = _run([*command, *sources], emulated)
     # Happens on mirrors to an architecture that few ask for; the release itself changes rarely.
-    for instead in (
-        sources[:1],
-        [line.replace(f" {suite} ", f" {base.get('alias')} ") for line in sources[:1]],
-    ):
-        if done.returncode and sources and OUT_OF_STEP in done.stderr:
+    names = [suite, base["alias"]] if "alias" in base else [suite]
+    for instead in [line.replace(f" {suite} ", f" {name} ") for line in sources[:1] for name in names]:
+        if done.returncode and OUT_OF_STEP in done.stderr:
             console.print(
                 f"[base] The mirror's index for {arch} is out of step with its signature: trying "
-                f"`{instead[0]}` alone, which may lack the latest fixes"
+                f"`{instead}` alone, which may lack the latest fixes"
             )
-            done = _run([*command, f"--customize-hook={is_suite}", *instead], emulated)
+            done = _run([*command, f"--customize-hook={is_suite}", instead], emulated)
     if done.returncode:
         unfinished.unlink(missing_ok=True)
         said = "\n  ".join(done.stderr.splitlines()[-15:])
@@ -97,9 +100,9 @@ def bootstrap(wanted: Image, key: str, emulated: Mapping[str, str]) -> Path:
             f"`{' '.join(command)}` failed, so there is no base system of Debian {suite}. See whether the "
             f"package mirror answers (`apt-get update`), then type the same command again. It said:\n  {said}"
         )
-    unfinished.rename(tarball)
+    unfinished.rename(made)
     console.print(f"[base] Debian {suite} for {arch}: {clock(time.monotonic() - begin)}")
-    return tarball
+    return made
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -140,13 +143,13 @@ def require_mmdebstrap() -> None:
         )
 
 
-def _load(wanted: Image, tarball: Path, tag: str) -> None:
-    """Give Docker the files in *tarball* as the image *tag* of the architecture of *wanted*.
+def _load(wanted: Image, files: Path, tag: str) -> None:
+    """Give Docker the files in *files* as the image *tag* of the architecture of *wanted*.
 
     Not by `docker import`, which takes every image for one of its own architecture. The same files are the
     same image.
     """
-    with tarball.open("rb") as layer:
+    with files.open("rb") as layer:
         digest = hashlib.file_digest(layer, "sha256").hexdigest()
     made = {"created": f"{wanted.base['renewed']}T00:00:00Z"}
     configuration = made | {
@@ -157,14 +160,14 @@ def _load(wanted: Image, tarball: Path, tag: str) -> None:
         "history": [made | {"comment": f"{wanted.base['distribution']} by mmdebstrap"}],
     }
     manifest = [{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]
-    with tempfile.TemporaryFile(dir=tarball.parent) as file:
+    with tempfile.TemporaryFile(dir=files.parent) as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
             for name, content in {"config.json": configuration, "manifest.json": manifest}.items():
                 data = json.dumps(content).encode()
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
-            archive.add(tarball, "layer.tar")
+            archive.add(files, "layer.tar")
         file.seek(0)
         docker().images.load(file)
 
@@ -174,6 +177,6 @@ def _forget_older(suite: str, arch: str, tag: str) -> None:
         for old in image.tags:
             if old.startswith(f"minsky/base:{suite}-{arch}-") and old != tag:
                 docker().images.remove(old)
-    for tarball in (CACHE / "base").glob(f"{suite}-{arch}-*.tar"):
-        if tarball.stem.rsplit("-", 1)[1] != tag.rsplit("-", 1)[1]:
-            tarball.unlink()
+    for made in (CACHE / "base").glob(f"{suite}-{arch}-*.tar"):
+        if made.stem.rsplit("-", 1)[1] != tag.rsplit("-", 1)[1]:
+            made.unlink()

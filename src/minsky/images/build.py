@@ -9,7 +9,6 @@ import ssl
 import tarfile
 import textwrap
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from docker.types import DeviceRequest
 from minsky import dockerd, system
 from minsky.errors import MinskyError
 from minsky.images import base, emulation, sbom
-from minsky.images.engine import clock, console, docker, locked, member
+from minsky.images.engine import Progress, clock, console, docker, lines, locked, member
 from minsky.images.recipes import CA_BUNDLE, Image
 from minsky.paths import CACHE
 
@@ -128,42 +127,31 @@ def _stream(
         forcerm=True,
         decode=True,
     )
-    step, stage, built = "", "", ""
-    last: deque[str] = deque(maxlen=25)
-    with console.status("") as status:  # shown on a terminal only
+    stage, built = "", ""
+    with Progress(wanted.name, begin) as progress:
         for message in output:
             if "error" in message:
-                said = textwrap.indent("\n".join(last), "  ")
                 then = f"`{wanted.command('build')}` then goes on with this step"
                 if source:
                     then = "then type the same command again"
-                # the step stands below, and a step may be a page of shell
+                # the step stands below
                 reason = re.sub(
                     r"(?s)The command '.*' returned", "its step returned", message["error"].strip()
                 )
                 raise MinskyError(
                     f"Image {wanted.name} was not built: {reason}\n"
                     f"Mend images/{wanted.name}/recipe.py or, where the last lines name it, the network; "
-                    f"{then}.\n"
-                    f"  step: {textwrap.shorten(step, 300, placeholder=' ...')}\n  its last lines:\n{said}"
+                    f"{then}.\n{progress.account()}"
                 )
             built = message.get("aux", {}).get("ID", built)
-            for raw in message.get("stream", "").splitlines():
-                if not (line := re.sub(r"\x1b\[[0-9;]*m", "", raw).strip()):
-                    continue
+            for line in lines(message.get("stream", "")):
                 if begins := re.match(r"Step (\d+/\d+) : (.*)", line):
-                    step = begins[2]
-                    if named := re.match(r"FROM .* AS (\S+)", step):
+                    if named := re.match(r"FROM .* AS (\S+)", begins[2]):
                         _keep(wanted, stage, built)
                         stage = named[1]
-                    console.print(
-                        f"[{wanted.name}] {clock(time.monotonic() - begin)} {stage:8} {begins[1]:>5}  "
-                        + textwrap.shorten(step, 90, placeholder=" ...")
-                    )
-                    last.clear()
+                    progress.begins(begins[2], f"{stage:8} {begins[1]:>5}  ")
                 elif not line.startswith(("--->", "Removing intermediate container")):
-                    last.append(line)
-                    status.update(f"{clock(time.monotonic() - begin)} {line[:100]}")
+                    progress.says(line)
     return built
 
 

@@ -5,6 +5,7 @@ definition file, as the user who calls.
 """
 
 import hashlib
+import itertools
 import os
 import platform
 import re
@@ -12,9 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import textwrap
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +25,8 @@ from minsky import dockerd, system
 from minsky.errors import MinskyError
 from minsky.images import base, build
 from minsky.images.build import ensure
-from minsky.images.engine import clock, console, docker, locked
-from minsky.images.recipes import Image, base_key, image
+from minsky.images.engine import Progress, clock, console, docker, lines, locked
+from minsky.images.recipes import Image, image
 from minsky.paths import CACHE
 
 if TYPE_CHECKING:
@@ -263,10 +262,8 @@ def prepare(wanted: Image, scratch: Path) -> list[str]:
     for name, data in {"image.def": wanted.definition().encode(), **build.context(wanted)}.items():
         (scratch / name).write_bytes(data)
         (scratch / name).chmod(0o644)  # for all users of the SIF, whatever umask the builder has
-    key = base_key(wanted.base, wanted.target.arch)
-    tarball = CACHE / "base" / f"{wanted.base['suite']}-{wanted.target.arch}-{key}.tar"
-    if tarball.exists() or shutil.which("mmdebstrap"):
-        tarball = base.bootstrap(wanted, key, {})
+    if base.tarball(wanted).exists() or shutil.which("mmdebstrap"):
+        tarball = base.bootstrap(wanted, {})
         (scratch / "base").mkdir()
         # only root makes devices
         unpack = ["tar", "-x", "-p", "-f", str(tarball), "--anchored", "--exclude", "./dev/*"]
@@ -288,7 +285,6 @@ def prepare(wanted: Image, scratch: Path) -> list[str]:
 def _stream(wanted: Image, command: list[str], scratch: Path, begin: float) -> None:
     """Run *command* in the directory *scratch* and show each step as it begins."""
     passed = {f"APPTAINERENV_{name}": value for name, value in build.fetching().items()}
-    step, last = "", deque[str](maxlen=25)
     with (
         subprocess.Popen(
             command,
@@ -301,28 +297,19 @@ def _stream(wanted: Image, command: list[str], scratch: Path, begin: float) -> N
             text=True,
             errors="replace",
         ) as process,
-        console.status("") as status,  # shown on a terminal only
+        Progress(wanted.name, begin) as progress,
     ):
-        for raw in cast("Iterator[str]", process.stdout):
-            if not (line := re.sub(r"\x1b\[[0-9;]*m", "", raw).strip()):
-                continue
+        for line in itertools.chain.from_iterable(map(lines, cast("Iterator[str]", process.stdout))):
             if begins := re.match(r"(?:\+|INFO:) +(.*)", line):  # the shell's own account, and Apptainer's
-                step = begins[1]
-                console.print(
-                    f"[{wanted.name}] {clock(time.monotonic() - begin)} "
-                    + textwrap.shorten(step, 90, placeholder=" ...")
-                )
-                last.clear()
+                progress.begins(begins[1])
             else:
-                last.append(line)
-                status.update(f"{clock(time.monotonic() - begin)} {line[:100]}")
+                progress.says(line)
     if process.returncode:
-        said = textwrap.indent("\n".join(last), "  ")
         raise MinskyError(
             f"Apptainer built no SIF of {wanted.name}: it ended with {process.returncode}.\n"
             f"Mend images/{wanted.name}/recipe.py or what the last lines name, the network or the disk "
             "(APPTAINER_TMPDIR=DIR builds on another, which must be a local one), then type the same command "
-            f"again.\n  step: {step}\n  its last lines:\n{said}"
+            f"again.\n{progress.account()}"
         )
 
 
