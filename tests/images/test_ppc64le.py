@@ -20,9 +20,9 @@ emulated = pytest.mark.skipif(platform.machine() == "ppc64le", reason="this mach
 
 @pytest.fixture(scope="module")
 def tag():
-    emulated = build.emulate(LAB)
+    needed = build.emulate(LAB)
     try:
-        base.ensure_base(LAB, emulated)
+        base.ensure_base(LAB, needed)
     except MinskyError as error:
         if base.OUT_OF_STEP not in str(error):
             raise

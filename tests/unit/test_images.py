@@ -345,3 +345,14 @@ def test_a_handler_that_runs_power9s_instructions_or_not_power8s_is_not_believed
     assert not emulation.faithful("power8nvl")
     outcomes |= {emulation.DARN: -4, emulation.MFFSL: -4}  # qemu 7.2 as a POWER8
     assert not emulation.faithful("power8nvl")
+
+
+def test_emulation_is_taken_back_and_what_others_have_registered_stays(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(emulation, "CACHE", cache)
+    monkeypatch.setattr(emulation, "BINFMT", tmp_path)
+    monkeypatch.setattr(emulation.system, "as_root", list)
+    for name in ("minsky-ppc64le", "qemu-ppc64le"):
+        (tmp_path / name).write_text("enabled")
+    emulation.remove()
+    assert (tmp_path / "minsky-ppc64le").read_text() == "-1"  # to the kernel: remove this one
+    assert (tmp_path / "qemu-ppc64le").read_text() == "enabled"

@@ -223,7 +223,7 @@ def test_labels_name_the_image_and_the_pinned_versions_and_no_revision_without_g
     assert sbom.labels(image("node"), inside) == {
         "org.opencontainers.image.title": "node",
         "org.opencontainers.image.version": image("node").key,
-        "org.opencontainers.image.base.name": "debian:trixie-slim",
+        "minsky.base": "Debian 13",
     }
     assert re.match(
         r"horovod=[\d.]+ keras=[\d.]+ .*numpy=", sbom.labels(image("lab"), inside)["minsky.versions"]

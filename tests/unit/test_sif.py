@@ -116,7 +116,7 @@ def test_what_only_docker_understands_is_not_in_a_definition_file_and_leaves_no_
 
 def test_a_definition_file_says_what_to_type_and_names_every_file_that_that_takes(tiny):
     text = image("lab", "x86_64-cpu").definition()
-    assert "cd images/lab; cp /etc/ssl/certs/ca-certificates.crt host-ca.crt\n" in text
+    assert re.search(r"cd images/lab\n#   cp /etc/ssl/certs/ca-certificates.crt host-ca.crt ", text)
     assert "apptainer build --ignore-fakeroot-command ~/lab.sif ../rendered/lab-x86_64-cpu.def\n" in text
 
 

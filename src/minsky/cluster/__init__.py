@@ -13,6 +13,7 @@ import yaml
 
 from minsky import dockerd, host, images, snapshot, system, virtual
 from minsky.errors import MinskyError
+from minsky.images import emulation
 from minsky.paths import CACHE, ROOT, STATE
 from minsky.playbook import play
 from minsky.stages import Stages, console
@@ -219,6 +220,7 @@ def clean() -> None:
     print("minsky: removing", *tags, *directories, sep="\n  ")
     for tag in tags:
         dockerd.client().images.remove(tag, force=True)
+    emulation.remove()
     if engine and not engine.containers.list() and dockerd.stop_docker():
         print("minsky: the Docker daemon that this checkout started has ended")
     for directory in directories:

@@ -87,9 +87,17 @@ def elf(*instructions: int) -> bytes:
 
 
 def remove() -> None:
-    """Take our handlers back from the kernel."""
+    """Take our handlers back from the kernel, and leave binfmt_misc as it was found."""
     for handler in BINFMT.glob("minsky-*"):
         _write(handler, b"-1", why="Emulation stays set up")
+    if _mounted().exists():
+        subprocess.run([*(system.as_root() or []), "umount", BINFMT], check=False)
+        _mounted().unlink()
+
+
+def _mounted() -> Path:
+    """There where binfmt_misc was mounted by us."""
+    return CACHE / "qemu" / "mounted"
 
 
 def _handler(arch: str) -> Path:
@@ -111,6 +119,7 @@ def _register(arch: str) -> None:
                 f"root: modprobe binfmt_misc; mount -t binfmt_misc binfmt_misc {BINFMT} - or build on a "
                 f"machine whose `uname -m` says {arch}."
             )
+        _mounted().touch()
     if _handler(arch).exists():
         _write(_handler(arch), b"-1", why=why)
     console.print(f"[qemu] the kernel hands programs of {arch} to {program} (until a reboot or `make clean`)")

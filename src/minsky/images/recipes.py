@@ -288,10 +288,16 @@ class Image:
         """The text of Apptainer's definition file, of the same stages as the Dockerfile."""
         body = re.sub(r"^# NOTE: .*\n# Singularity .*\n", "", self._stages("singularity"), flags=re.MULTILINE)
         body = re.sub(r"\n{3,}", "\n\n", body).strip()
+        typed = " ".join([self.name, *self.target.options(), "--format", "sif"])
+        certificates = (
+            f"#   cp /etc/ssl/certs/ca-certificates.crt {CA_BUNDLE}"
+            "  # Enterprise Linux: /etc/pki/tls/certs/ca-bundle.crt\n"
+        )
         by_hand = (
-            "# Where there is no Docker, `python -m minsky.images build --format sif` builds it. By hand,\n"
-            "# as an ordinary user, with Apptainer 1.2 or later:\n"
-            f"#   cd images/{self.name}; cp /etc/ssl/certs/ca-certificates.crt {CA_BUNDLE}\n"
+            f"# Where there is no Docker, `python -m minsky.images build {typed}`\n"
+            "# builds it. By hand, as an ordinary user, with Apptainer 1.2 or later:\n"
+            f"#   cd images/{self.name}\n"
+            f"{certificates if CA_BUNDLE in body else ''}"
             f"#   apptainer build --ignore-fakeroot-command ~/{self.name}.sif"
             f" ../rendered/{self.name}-{self.target}.def\n"
         )
@@ -314,9 +320,10 @@ class Image:
 
     @property
     def key(self) -> str:
-        """Twelve digits that change when, and only when, the image would.
+        """Twelve digits that change with all that the checkout says of the image.
 
-        The host's CA bundle is not part of it: it decides what a build may fetch, not what comes out.
+        Which fixes the package mirror had that day is not part of it, nor the host's CA bundle, which decides
+        what a build may fetch, not what comes out.
         """
         content = hashlib.sha256(self.dockerfile().encode())
         content.update(base_key(self.base, self.target.arch).encode())

@@ -128,7 +128,7 @@ def labels(wanted: Image, root: Path = ROOT) -> dict[str, str]:
         "org.opencontainers.image.version": wanted.key,
         "org.opencontainers.image.revision": revision,
         "org.opencontainers.image.source": public.geturl() if public.scheme == "https" else "",
-        "org.opencontainers.image.base.name": wanted.base["image"],
+        "minsky.base": wanted.base["distribution"],  # from a registry or by mmdebstrap: the history says
         "minsky.versions": " ".join(f"{name}={version}" for name, version in pinned),
     }
     return {name: value for name, value in found.items() if value}
