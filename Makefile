@@ -1,10 +1,11 @@
 # Plain `make` lists the verbs. NODES=2, MINSKY_DATA=DIR or URL and ARGS="--epochs 1" go on the same line.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster down shell test test-all lint clean venv
+.PHONY: help demo cluster down shell workshop workshop-end test test-all lint clean venv
 PYTHON ?= python3
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export LC_ALL := C.UTF-8
 MINSKY := .venv/bin/python -m minsky.cluster
+WORKSHOP := .venv/bin/python -m minsky.playbook workshop
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -17,6 +18,10 @@ shell: venv  ## log in on the cluster as an ordinary user
 	@$(MINSKY) shell
 down: venv  ## remove the virtual cluster; images and caches stay
 	@$(MINSKY) down
+workshop: venv  ## open a class, or change it (ARGS="-e workshop_ends=2027-02-12"; -i INVENTORY: on machines of your own)
+	@$(WORKSHOP) $(ARGS)
+workshop-end: venv  ## close it: jobs are cancelled and accounts removed, homes kept for root
+	@$(WORKSHOP) -e workshop_state=absent $(ARGS)
 test: lint  ## lint, then all tests; boots the cluster if none runs (PYTEST_ARGS="-k munge")
 	@pytest $(PYTEST_ARGS)
 test-all: lint  ## all tests, the long ones too: CUDA images, builds without a network, builds twice (an hour and more)

@@ -5,6 +5,8 @@
 #SBATCH --time=00:30:00
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@90
 
 # A convolutional network on MNIST, one rank per node, each with all the node's CPUs. From any directory
 # that the nodes share:
@@ -16,12 +18,13 @@
 set -euo pipefail
 
 # Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
-submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=/|/|p') || true
-for jobs in "${submitted:+$(dirname "${submitted%% *}")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n '/^ *Command=\//{s///;s|^|/|p;q}') || true
+until [[ -f $submitted || $submitted != *\ * ]]; do submitted=${submitted% *}; done # behind it its arguments
+for jobs in "${submitted:+$(dirname "$submitted")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
   [[ -f $jobs/labs/launch.sh ]] && break
 done
 [[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }
 # shellcheck source=jobs/labs/launch.sh
 source "$jobs/labs/launch.sh"
 
-"${launch[@]}" python -m labs.cnn "$@"
+run python -m labs.cnn "$@"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Read by each lab's job script, with $jobs set: checks that the lab can start, says where it will run, and
-# leaves in the array `launch` the words that come before `python`.
+# Read by the job scripts, with $jobs set: checks that a lab can start, says where it will run, and defines
+# `run`, which starts a program on the ranks; `launch` are the words that start them, `inside` those that enter
+# the image.
 
 jobs=$(realpath "$jobs")
 # shellcheck source=jobs/env.sh
@@ -57,29 +58,34 @@ fi
 # Ranks of one node copy straight from each other's memory, which the kernel forbids between containers that
 # have a user namespace each; Open MPI would print a line per message. Shared memory does it, with one copy more.
 export OMPI_MCA_btl_vader_single_copy_mechanism=none
+# A rank that ends says why itself; fifteen lines by each of the others would bury that.
+export OMPI_MCA_btl_base_warn_peer_error=0
 
 # --- Apptainer: the image, with the labs, the data and this directory in it --------------------------------
 
+inside=()
 export PYTHONPATH=$jobs APPTAINERENV_PYTHONPATH=$jobs PYTHONDONTWRITEBYTECODE=1
 image=$MINSKY_IMAGE
 if [[ -r $MINSKY_IMAGE ]] && command -v apptainer >/dev/null; then
-  binds=$jobs,$PWD option=
-  for word; do # the lab's arguments: of directories yet to be made, the one in which they will lie
+  binds=("$jobs" "$PWD") option=
+  for word; do # the lab's arguments: what exists, and of directories yet to be made, where they will lie
     [[ $word == --*=* ]] && option=${word%%=*} word=${word#*=}
-    if [[ $option == --results || $option == --data-dir ]]; then
+    if [[ $option == --results || $option == --data-dir || -e $word ]]; then
       place=$(realpath --canonicalize-missing -- "$word")
       until [[ -d $place ]]; do place=$(dirname "$place"); done
-      [[ $place == / ]] || binds+=,$place
+      [[ $place == / || " ${binds[*]} " == *" $place "* ]] || binds+=("$place")
     fi
     option=$word
   done
-  [[ -d $MINSKY_DATA_DIR ]] && binds+=,$(realpath "$MINSKY_DATA_DIR"):$MINSKY_DATA_DIR:ro
-  launch+=(apptainer --quiet exec --bind "$binds")
-  [[ $MINSKY_IMAGE == *-cuda*.sif ]] && launch+=(--nv)
-  launch+=("$MINSKY_IMAGE")
+  [[ -d $MINSKY_DATA_DIR ]] && binds+=("$(realpath "$MINSKY_DATA_DIR"):$MINSKY_DATA_DIR:ro")
+  inside=(apptainer --quiet exec --bind "$(IFS=, && echo "${binds[*]}")")
+  [[ $MINSKY_IMAGE == *-cuda*.sif ]] && inside+=(--nv)
+  inside+=("$MINSKY_IMAGE")
 elif [[ -z ${SLURM_JOB_ID:-} ]]; then
-  command -v python >/dev/null || stop "there is no apptainer with an image ($MINSKY_IMAGE) and no python on the" \
-    "PATH: set MINSKY_IMAGE to the lab's SIF, or activate an environment that has TensorFlow and Horovod"
+  missing="no apptainer"
+  [[ -r $MINSKY_IMAGE ]] || missing="no image $MINSKY_IMAGE"
+  command -v python >/dev/null || stop "there is $missing here, and no python on the PATH: have both, with MINSKY_IMAGE" \
+    "for where the image lies, or activate an environment that has TensorFlow and Horovod"
   image="none: plain $(command -v python)"
 elif [[ -r $MINSKY_IMAGE ]]; then
   stop "$HOSTNAME has no apptainer, in which the labs run: provision the node with playbooks/site.yml"
@@ -91,3 +97,20 @@ fi
 echo "nodes:   ${SLURM_JOB_NODELIST:-$HOSTNAME}"
 echo "image:   $image"
 echo "threads: ${SRUN_CPUS_PER_TASK:-$(nproc)} per rank"
+
+# --- run PROGRAM...: on every rank, in the image -----------------------------------------------------------
+
+run() {
+  [[ ${0##*/} == slurm_script ]] || exec "${launch[@]}" "${inside[@]}" "$@" # at a prompt: Ctrl-C reaches the program
+  local status warned=
+  # Slurm warns this shell alone that time is nearly up, and at once where the whole limit is shorter than the
+  # warning: a job that has just begun has nothing to save yet, and ends with its limit.
+  trap '((SECONDS < 20)) || { warned=yes && kill -USR1 "$program"; }' USR1
+  "${launch[@]}" "${inside[@]}" "$@" &
+  local program=$!
+  while status=0 && { wait "$program" || status=$?; } && ((status > 128)) && kill -0 "$program" 2>/dev/null; do :; done
+  if [[ $warned && $status == 75 ]]; then # it has written a checkpoint and left
+    scontrol requeue "$SLURM_JOB_ID" && echo "job $SLURM_JOB_ID waits again, to go on from there"
+  fi
+  exit "$status"
+}

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ def filesystem_refusals(filesystems: Any, hosts: list[str], roles: str) -> list[
     return said
 
 
+def _is_date(text: str) -> bool:
+    try:
+        return bool(datetime.strptime(text, "%Y-%m-%d"))  # noqa: DTZ007 - a day, not a time
+    except ValueError:
+        return False
+
+
 def account_refusals(accounts: list[dict[str, Any]]) -> list[str]:
     """Say which accounts have no proper name, share name or uid, or take one of the system's uids."""
     said = [
@@ -139,6 +147,12 @@ def account_refusals(accounts: list[dict[str, Any]]) -> list[str]:
     said += [
         f"users_accounts has {name}, which is the system's: its files would change hands. Give another name."
         for name in sorted(SYSTEM & {str(account.get("name")) for account in accounts})
+    ]
+    said += [
+        f"Account {account.get('name')} expires {account['expires']!r}, which is no date. Put the day from "
+        'which it is closed, for instance expires: "2027-02-13"'
+        for account in accounts
+        if not _is_date(str(account.get("expires", "2027-02-13")))
     ]
     for key in ("name", "uid"):
         values = [account.get(key) for account in accounts]

@@ -64,7 +64,12 @@ def _fetch_file(target: Path, digest: str, sources: list[str]) -> str:
             return f"{target}: already there"
         print(f"{target} is damaged {_differ(found, digest)}: it is fetched again", file=sys.stderr)
     remarks = []
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MinskyError(
+            f"{target.parent} cannot be made ({error}): name another place with --to"
+        ) from error
     part = target.with_name(f".{target.name}.part")
     for source in sources:
         continued = part.exists()

@@ -41,7 +41,14 @@ def demo(nodes: str | None, arguments: list[str]) -> None:
             f"mkdir -p demo/{name} && cd demo/{name} && cp -rT $MINSKY_SHARED/jobs jobs && "
             f"sbatch --parsable {words}"
         ).strip()
-        state, output = watch(job)
+        try:
+            state, output = watch(job)
+        except KeyboardInterrupt:
+            as_user(f"scancel {job}")
+            console.print(
+                f"  job {job} was cancelled; its files are in ~/demo/{name} on the cluster: make shell"
+            )
+            raise
         kept = fetch(f"demo/{name}", STATE / "results" / f"{name}-cnn-{job}")
     found = [line for line in output if line.startswith(report.MARK)]
     if state != "COMPLETED" or not found:
@@ -52,6 +59,7 @@ def demo(nodes: str | None, arguments: list[str]) -> None:
     for key in ("results", "plot"):  # where they lie here, not on the cluster
         result[key] = next((str(path) for path in kept.rglob(Path(result[key]).name)), result[key])
     Console(highlight=False, width=max(console.width, 140)).print(report.summarise(result))  # paths whole
+    console.print("The cluster stays up: make shell logs in, make demo trains again, make down removes it.")
     print(found[-1])
     if not arguments:
         judge(result)

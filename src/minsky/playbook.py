@@ -11,9 +11,9 @@ from typing import Any
 import ansible_mitogen
 import yaml
 
-from minsky.errors import MinskyError
+from minsky.errors import MinskyError, speak_plainly
 from minsky.paths import ROOT
-from minsky.stages import LOGS, console, live
+from minsky.stages import LOGS, Stages, console, live
 
 # One host's result as ansible.cfg has it printed: a heading, fields as indented YAML, and whether it counted.
 RESULT = re.compile(
@@ -104,3 +104,14 @@ def spoken(output: str) -> list[str]:
         messages = fields.get("msg")
         said += map(str, messages) if isinstance(messages, list) else [str(messages)]
     return list(dict.fromkeys(m.removeprefix("minsky: ") for m in said if m.startswith("minsky: ")))
+
+
+def main() -> None:
+    """`python -m minsky.playbook NAME ...`: run playbooks/NAME.yml; the rest goes to ansible-playbook."""
+    name, *arguments = sys.argv[1:]
+    with Stages().stage(name, f"running playbooks/{name}.yml"):
+        play(name, f"{name}.yml", *arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(speak_plainly(main))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -209,13 +210,13 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def site(inventory: Path, boot: bool) -> Callable[..., Run]:
-    """Run site.yml and tell which task changed which host."""
+def playbook(inventory: Path, boot: bool) -> Callable[..., Run]:
+    """Run one of playbooks/ and tell which task changed which host."""
 
-    def play(*arguments: str) -> Run:
+    def play(name: str, *arguments: str) -> Run:
         began = time.monotonic()
         done = subprocess.run(
-            ["ansible-playbook", "-i", inventory, "playbooks/site.yml", *arguments],
+            ["ansible-playbook", "-i", inventory, f"playbooks/{name}", *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -237,3 +238,8 @@ def site(inventory: Path, boot: bool) -> Callable[..., Run]:
         return Run(done.returncode, changed, done.stdout + done.stderr, seconds)
 
     return play
+
+
+@pytest.fixture(scope="session")
+def site(playbook: Callable[..., Run]) -> Callable[..., Run]:
+    return partial(playbook, "site.yml")

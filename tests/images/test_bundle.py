@@ -1,4 +1,4 @@
-"""Bundles, recorded and built from with the network cut: of a small image, and with --long of the lab's."""
+"""Bundles, recorded and built from with the network cut: of a small image; of the lab's in test_long.py."""
 
 import json
 import platform
@@ -14,7 +14,6 @@ import pytest
 from minsky.errors import MinskyError
 from minsky.images import base, build, bundle, recipes, sbom, strict
 from minsky.images.engine import docker
-from minsky.images.recipes import image
 
 EXPIRED = """echo 'Acquire::Max-ValidTime "1";' >/etc/apt/apt.conf.d/expired"""
 
@@ -188,15 +187,3 @@ def test_pip_gets_from_a_bundle_what_it_got_from_its_index(tiny, tmp_path):
         got.append({path.name: path.read_bytes() for path in (tmp_path / str(recording)).iterdir()})
     assert list(got[0]) == ["six-1.17.0-py2.py3-none-any.whl"]
     assert got[0] == got[1]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("target", ["x86_64-cpu", "ppc64le-cpu"])
-def test_the_lab_and_its_base_are_built_from_a_bundle(target, tmp_path):
-    lab = image("lab", target)
-    bundle.record(lab, tmp_path / "lab")
-    listed = build.packages(lab)
-    for tag in (lab.tag, base.ensure_base(lab, {})):
-        docker().images.remove(tag, force=True)
-    assert bundle.ensure(lab, tmp_path / "lab") == lab.tag
-    assert build.packages(lab) == listed

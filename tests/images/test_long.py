@@ -1,4 +1,4 @@
-"""What takes many minutes: the GPU image, and the same image built twice. `make test-all`."""
+"""What takes many minutes: the GPU image, builds without a network, the same image twice. `make test-all`."""
 
 import hashlib
 import tarfile
@@ -8,8 +8,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-from minsky.images import build, sbom
-from minsky.images.base import ensure_base
+from minsky.images import base, build, bundle, sbom
 from minsky.images.engine import docker
 from minsky.images.recipes import image
 
@@ -43,7 +42,7 @@ def test_optional_layers_work_and_leave_what_is_below_them_as_it_is():
 def test_two_builds_of_the_same_pins_hold_the_same_packages_and_nearly_the_same_files():
     wanted = image("lab", "x86_64-cpu")
     first = build.ensure(wanted)
-    second = build._stream(wanted, {"BASE": ensure_base(wanted, {})}, time.monotonic(), nocache=True)
+    second = build._stream(wanted, {"BASE": base.ensure_base(wanted, {})}, time.monotonic(), nocache=True)
     try:
         (listed, one), (listed_again, other) = look_into(wanted, first), look_into(wanted, second)
     finally:
@@ -52,6 +51,17 @@ def test_two_builds_of_the_same_pins_hold_the_same_packages_and_nearly_the_same_
     differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     print(*differ, sep="\n")
     assert not [name for name in differ if not any(fnmatch(name, pattern) for pattern in MAY_DIFFER)]
+
+
+@pytest.mark.parametrize("target", ["x86_64-cpu", "ppc64le-cpu"])
+def test_the_lab_and_its_base_are_built_from_a_bundle(target, tmp_path):
+    lab = image("lab", target)
+    bundle.record(lab, tmp_path / "lab")
+    listed = build.packages(lab)
+    for tag in (lab.tag, base.ensure_base(lab, {})):
+        docker().images.remove(tag, force=True)
+    assert bundle.ensure(lab, tmp_path / "lab") == lab.tag
+    assert build.packages(lab) == listed
 
 
 def look_into(wanted, tag: str) -> tuple[str, dict[str, str]]:

@@ -13,24 +13,27 @@ sys.path.insert(0, str(JOBS))
 
 from labs.labkit.goal import Goal  # noqa: E402 - the labs are no installed package
 
-SCRIPTS = sorted(JOBS.glob("*.sh"))
+SCRIPTS = sorted([*JOBS.glob("*.sh"), *JOBS.glob("sweeps/*.sh")])
 LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
 BATCH = [script for script in SCRIPTS if re.search("(?m)^#SBATCH", script.read_text())]
+
+WARNING = "--signal=B:USR1@90"  # seconds: a checkpoint of every lab takes less
 
 # What each lab's script does, below its comments. Not in a file that they share: these lines find that file.
 BODY = """\
 set -euo pipefail
 
 # Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
-submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=/|/|p') || true
-for jobs in "${submitted:+$(dirname "${submitted%% *}")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n '/^ *Command=\\//{s///;s|^|/|p;q}') || true
+until [[ -f $submitted || $submitted != *\\ * ]]; do submitted=${submitted% *}; done # behind it its arguments
+for jobs in "${submitted:+$(dirname "$submitted")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
   [[ -f $jobs/labs/launch.sh ]] && break
 done
 [[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }
 # shellcheck source=jobs/labs/launch.sh
 source "$jobs/labs/launch.sh"
 
-"${launch[@]}" python -m labs.LAB "$@"
+run python -m labs.LAB "$@"
 """  # noqa: E501 - the script's own line
 
 
@@ -66,7 +69,8 @@ def test_a_script_leaves_partition_and_account_to_the_user(script):
 def test_labs_differ_in_their_directives_and_programs_only(lab):
     text = (JOBS / f"{lab}_horovod.sh").read_text()
     assert text[text.index("set -euo pipefail") :] == BODY.replace("LAB", lab)
-    for directive in (f"--job-name={lab}", "--output=%x-%j.out"):  # results lie beside it, in LAB-JOB/
+    # results lie beside the output, in LAB-JOB/; before its time is up a job saves and waits again
+    for directive in (f"--job-name={lab}", "--output=%x-%j.out", "--open-mode=append", "--requeue", WARNING):
         assert f"\n#SBATCH {directive}\n" in text
 
 
@@ -95,3 +99,38 @@ def test_there_is_no_lab_program_without_a_job():
 def test_a_script_is_sound_bash(script):
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+SWEEPS = sorted(
+    set((JOBS / "sweeps").glob("*.sh")) - {JOBS / "sweeps" / "sweep.sh", JOBS / "sweeps" / "collect.sh"}
+)
+
+
+def points(sweep):
+    """The words that *sweep* hands to its lab, as bash has them."""
+    line = re.search(r"(?m)^points=.*$", sweep.read_text())[0]
+    said = subprocess.run(
+        ["bash", "-c", f'{line}; printf "%s\\n" "${{points[@]}}"'], capture_output=True, text=True, check=True
+    )
+    return said.stdout.splitlines()
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.stem)
+def test_a_sweep_has_a_task_for_each_point_two_at_a_time_and_its_lab_takes_them(sweep):
+    text = sweep.read_text()
+    assert f"\n#SBATCH --job-name={sweep.stem}\n" in text
+    assert f"\n#SBATCH --array=0-{len(points(sweep)) - 1}%2\n" in text
+    lab = re.search(r"(?m)^lab=(\w+)$", text)[1]
+    for point in points(sweep):
+        importlib.import_module(f"labs.{lab}").knobs().parse_args(point.split())
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.stem)
+def test_a_sweep_is_listed_with_its_lab_and_differs_in_that_and_its_points_only(sweep):
+    text = sweep.read_text()
+    lab = re.search(r"(?m)^lab=(\w+)$", text)[1]
+    assert f"| `{sweep.name}` | {lab} |" in (JOBS / "README.md").read_text()
+    same = {
+        re.sub(r"(?m)^(lab|points)=.*$", "", s.read_text()[s.read_text().index("set -euo") :]) for s in SWEEPS
+    }
+    assert len(same) == 1

@@ -70,6 +70,16 @@ def test_the_place_of_results_and_the_data_are_in_the_container_wherever_they_li
     assert binds == [str(JOBS), str(shared), str(scratch), f"{shared}/data:{shared}/data:ro"]
 
 
+def test_files_that_an_option_names_are_in_the_container_wherever_they_lie(container, tmp_path):
+    for name in ("pictures/1.jpg", "more/2.jpg", "model"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pictures = [str(tmp_path / name) for name in ("pictures", "more/2.jpg")]
+    said = container("--images", *pictures, f"--weights={tmp_path}/model", "--check", "--labels", "/no/file")
+    binds = said.split(" --bind ")[1].split(" ")[0].split(",")
+    assert binds[2:-1] == [f"{tmp_path}/pictures", f"{tmp_path}/more", str(tmp_path)]
+
+
 def test_a_job_takes_the_image_for_its_architecture(container):
     assert f"/images/lab-{os.uname().machine}.sif python -m labs.cnn" in container()
 

@@ -1,5 +1,6 @@
 """The labs' plumbing, as far as it needs no TensorFlow."""
 
+import argparse
 import gzip
 import json
 import shutil
@@ -14,7 +15,7 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
 sys.path.insert(0, str(JOBS))
 
 # The labs are no installed package: they lie beside their job scripts.
-from labs.labkit import LabError, datasets, plan, plot, result, world  # noqa: E402
+from labs.labkit import LabError, datasets, plan, result, world  # noqa: E402
 from labs.labkit.goal import Goal  # noqa: E402
 
 
@@ -50,6 +51,28 @@ def test_fewer_samples_than_a_step_takes_are_refused_with_what_would_do():
         plan.steps_per_epoch(1000, 334, 3)
     with pytest.raises(LabError, match="use fewer ranks"):
         plan.steps_per_epoch(2, 1, 3)
+
+
+def given(**knobs):
+    return argparse.Namespace(
+        **{"batch_size": 100, "global_batch_size": None, "steps": None, "epochs": None} | knobs
+    )
+
+
+def test_a_course_is_as_long_as_asked_in_epochs_or_steps():
+    assert plan.course(given(), 1000, 2, epochs=3) == plan.Course(100, 200, steps=15, per_epoch=5)
+    assert plan.course(given(epochs=1), 1000, 2, epochs=3).steps == 5
+    assert plan.course(given(steps=7), 1000, 2, epochs=3).epochs == pytest.approx(1.4)
+
+
+def test_a_global_batch_is_divided_among_the_ranks_or_refused_with_those_that_can_be():
+    assert plan.course(given(global_batch_size=120), 1200, 3, epochs=1) == plan.Course(40, 120, 10, 10)
+    with pytest.raises(
+        LabError, match="100 does not divide among 3 ranks: use --global-batch-size 99 or 102"
+    ):
+        plan.course(given(global_batch_size=100), 1000, 3, epochs=1)
+    with pytest.raises(LabError, match="2 does not divide among 3 ranks: use --global-batch-size 3"):
+        plan.course(given(global_batch_size=2), 1000, 3, epochs=1)
 
 
 def test_the_learning_rate_warms_up_from_one_ranks_to_that_of_all():
@@ -121,13 +144,6 @@ def test_a_damaged_data_file_is_refused_by_name_with_the_command_that_mends_it(t
         datasets.handwritten(tmp_path)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_what_to_change():
-    progress = result.Progress(world.World(0, ranks(1)), steps=2, batch=1, unit="images", done=0)
-    progress.tick(0.5)
-    with pytest.raises(LabError, match=r"the loss is nan at step 2.*--learning-rate"):
-        progress.tick(float("nan"))
-
-
 def test_results_lie_in_the_directory_of_the_job_one_place_per_job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
@@ -162,19 +178,16 @@ def test_a_goal_is_a_floor_or_a_ceiling_and_tells_its_verdict():
 
 
 @pytest.fixture
-def finish(tmp_path, monkeypatch, capsys):
+def finish(tmp_path, capsys):
     """End a training of two ranks; the lines it printed, and the last of them as a RESULT."""
-    monkeypatch.setattr(plot, "curves", lambda *_: None)
 
     def run(goal=FLOOR, *, done=0, trained=2, **reached):
-        steps, two = done + trained, world.World(0, ranks(2))
-        progress = result.Progress(two, steps=steps, batch=8, unit="words", done=done)
-        progress.resume()
+        two, course = world.World(0, ranks(2)), plan.Course(4, 8, done + trained, 10)
+        progress = result.Progress(two, course, batch=8, unit="words", done=done)
         for _ in range(trained):
-            progress.tick(0.5)
-        progress.pause()
-        reached = {"lab": "x", "data": "y", "seconds": 1.0} | reached
-        result.finish(progress, tmp_path, goal, reached, {"loss": [0.5]})
+            progress.add(1, 0.5, 0.2, 0.7)
+        reached = {"lab": "x", "data": "y", "history": {"loss": [0.5]}} | reached
+        result.finish(progress, tmp_path, goal, reached, lambda *_: None)
         *lines, last = capsys.readouterr().out.splitlines()
         return "\n".join(lines), json.loads(last.removeprefix("RESULT "))
 
@@ -187,8 +200,11 @@ def test_a_result_tells_goal_speed_and_place_whatever_the_lab_measures(finish):
     assert told["goal"] == CEILING.told(0.1)
     assert told["words_per_s"] == pytest.approx(2 * told["words_per_s_per_rank"], abs=0.2)
     place = "2 ranks on 2 simulated nodes of one machine (node1 node2), 1 thread each"
-    for row in ("cost      0.1000; with", "words/s per rank", place):
+    assert (told["words_per_s"], told["epoch_s"]) == (16, 5)
+    assert (told["computation_s"], told["allreduce_s"]) == (0.6, 0.4)
+    for row in ("cost      0.1000; with", "8 words/s per rank, 16 in total; an epoch takes 5.0 s", place):
         assert row in text
+    assert "0.6 s in computation, 0.4 s waiting in all-reduce" in text
 
 
 def test_a_speed_that_was_not_measured_is_not_told_as_zero(finish):
@@ -237,4 +253,4 @@ def test_a_lab_outside_its_image_says_where_to_run_it():
     if "TensorFlow" in done.stdout:
         pytest.skip("TensorFlow is installed here")
     assert done.returncode == 1
-    assert "tensorflow is not installed here: the labs run inside the lab image" in done.stderr
+    assert "has no module tensorflow: the labs run in the lab image" in done.stderr

@@ -24,6 +24,7 @@ VALUES = {
         for number, name in enumerate(["control", "node1", "node2"], 10)
     ],
     "virtual_state": "/checkout/.minsky",
+    "workshop_prefix": "class",
     "__apptainer_mirrors": {"stdout_lines": ["http://mirror.site/debian"]},
     "_node_base_hosts": ["192.0.2.10 head.site head", "192.0.2.21 node1"],
     "_slurm_controller": "control",

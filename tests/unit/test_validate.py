@@ -116,6 +116,13 @@ def test_accounts_have_a_name_and_number_of_their_own_outside_the_systems():
     assert account_refusals([{"name": "x", "uid": 2001}, {"name": "y", "uid": 2002}]) == []
 
 
+def test_an_account_expires_on_a_day():
+    account = {"name": "x", "uid": 2001}
+    assert account_refusals([account | {"expires": "2027-02-13"}]) == []
+    for wrong in ("2027-02-30", "tomorrow", 20270213, None):
+        assert "no date" in account_refusals([account | {"expires": wrong}])[0]
+
+
 @pytest.mark.parametrize("name", ["Ada", "../etc", "a b", ""])
 def test_an_account_whose_name_is_none_is_refused(name):
     assert "login name" in account_refusals([{"name": name, "uid": 2001}])[0]

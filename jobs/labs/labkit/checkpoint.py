@@ -1,13 +1,14 @@
 """Checkpoints of one run: everything that training needs to go on, written by rank 0."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from labs.labkit import LabError
 from labs.labkit.lazy import tf
 
-EVERY = 100  # steps: what a job that is stopped loses at most
+EVERY = 30.0  # seconds: what a job that is killed loses at most
 KEEP = 2
 RUN = "run/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's name, in its file, for what is saved as `run`
 
@@ -29,9 +30,23 @@ class Checkpoints:
         )
 
     def save(self, step: int, history: dict[str, Any]) -> None:
-        """Write a checkpoint of *step*; the former one stays valid until this one is complete."""
+        """Write a checkpoint of *step*; the former one stays valid until this one is complete.
+
+        Raises:
+            LabError: the directory is full or cannot be written to.
+        """
         self.run.assign(json.dumps({"settings": self.settings, "history": history}))
-        self.manager.save(checkpoint_number=step)
+        try:
+            self.manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
+            for part in self.directory.glob(f"ckpt-{step}*"):
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+            latest = tf.train.latest_checkpoint(str(self.directory))
+            stays = f"the one of step {latest.rpartition('-')[2]} stays" if latest else "there is none yet"
+            raise LabError(
+                f"the checkpoint of step {step} could not be written to {self.directory} ({error}); {stays}: "
+                "make room, or name a place with --results, and start the same command again",
+            ) from error
 
     def restore(self, steps: int) -> dict[str, Any] | None:
         """Load the latest checkpoint into the state and return its history; None where there is none.

@@ -1,6 +1,7 @@
 """Data sets as arrays. They are read where they were staged; nothing is downloaded here."""
 
 import gzip
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,58 @@ class Images:
     test: tuple[Bytes, Bytes]
 
 
+@dataclass(frozen=True)
+class Digits:
+    """Images as rows of pixels (n, 784), which the notebooks divide by 255, and labels (n,)."""
+
+    name: str
+    description: str
+    train: tuple[Bytes, Bytes]
+    validation: tuple[Bytes, Bytes]
+    test: tuple[Bytes, Bytes]
+
+
+def flat(directory: Path | None) -> Digits:
+    """The same images, flat; of the training images the first part is for validation.
+
+    Of MNIST's 60,000 that is 5,000, as `input_data.read_data_sets` of TensorFlow 1 had it.
+
+    Raises:
+        LabError: as `handwritten`.
+    """
+    data = handwritten(directory)
+    held = len(data.train[1]) // 12
+
+    def rows(part: tuple[Bytes, Bytes], cut: slice) -> tuple[Bytes, Bytes]:
+        return part[0][cut].reshape(len(part[0][cut]), -1), part[1][cut]
+
+    train, validation = rows(data.train, slice(held, None)), rows(data.train, slice(held))
+    return Digits(data.name, data.description, train, validation, rows(data.test, slice(None)))
+
+
+# x and y of the notebook's 17 points (TensorFlow-Examples, linear_regression)
+POINTS = np.array(
+    [
+        (3.3, 1.7), (4.4, 2.76), (5.5, 2.09), (6.71, 3.19), (6.93, 1.694), (4.168, 1.573), (9.779, 3.366),
+        (6.182, 2.596), (7.59, 2.53), (2.167, 1.221), (7.042, 2.827), (10.791, 3.465), (5.313, 1.65),
+        (7.997, 2.904), (5.654, 2.42), (9.27, 2.94), (3.1, 1.3),
+    ]
+).T  # fmt: skip
+
+
 def handwritten(directory: Path | None) -> Images:
     """MNIST (60,000 + 10,000 images) from *directory*/mnist, or the digits of scikit-learn without it.
 
     Raises:
-        LabError: a file of MNIST is missing or damaged.
+        LabError: a file of MNIST is missing or damaged, or all are, and the directory is not the usual one.
     """
     files = directory / "mnist" if directory else Path("mnist")
     if not list(files.glob("*-ubyte.gz")):
+        if directory and str(directory) != os.environ.get("MINSKY_DATA_DIR"):
+            raise LabError(
+                f"{directory} has no mnist/ with its files: name the directory that holds mnist/, or leave "
+                "--data-dir away, for scikit-learn's digits where the usual one has none either"
+            )
         return digits()
 
     def pair(prefix: str, count: int) -> tuple[Bytes, Bytes]:
@@ -73,7 +118,13 @@ def digits() -> Images:
     Each pixel becomes 3 x 3, with a border of 2; every fifth image is for the test (source: UCI,
     "Optical recognition of handwritten digits").
     """
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - half a second that MNIST does not need
+    try:
+        from sklearn.datasets import load_digits  # noqa: PLC0415 - half a second that MNIST does not need
+    except ModuleNotFoundError:
+        raise LabError(
+            "there is no mnist/ in the data directory, and no scikit-learn here, whose digits would do: "
+            "stage MNIST (python -m minsky.data fetch mnist --to DIRECTORY), then --data-dir DIRECTORY",
+        ) from None
 
     bunch: Any = load_digits()
     images = np.kron(bunch.images * 255 / 16, np.ones((1, 3, 3))).astype(np.uint8)

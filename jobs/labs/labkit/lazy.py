@@ -1,10 +1,11 @@
-"""TensorFlow and Horovod, loaded at first use instead of at the top of a lab.
+"""TensorFlow, Horovod and MPI, loaded at first use instead of at the top of a lab.
 
 Loading them takes seconds and fixes the number of threads, so options are read and threads are set
 before. To a lab they look as they would after `import tensorflow as tf, horovod.tensorflow as hvd`.
 """
 
 import importlib
+import sys
 from typing import Any
 
 from labs.labkit import LabError
@@ -22,10 +23,13 @@ class _Lazy:
             return getattr(importlib.import_module(self._module), name)
         except ModuleNotFoundError as error:
             raise LabError(
-                f"Python module {error.name} is not installed here: the labs run inside the lab image, which "
-                "their job scripts start (jobs/README.md); without Slurm: bash jobs/LAB_horovod.sh",
+                f"{sys.executable} has no module {error.name}: the labs run in the lab image, which their "
+                "job scripts start on a cluster, and elsewhere with apptainer and the image (MINSKY_IMAGE); "
+                "with Docker alone: docker run --rm -v $PWD/jobs:/jobs -e PYTHONPATH=/jobs IMAGE python -m "
+                "labs.NAME, IMAGE being what `python -m minsky.images build lab` prints",
             ) from error
 
 
 tf: Any = _Lazy("tensorflow")
 hvd: Any = _Lazy("horovod.tensorflow")
+MPI: Any = _Lazy("mpi4py.MPI")

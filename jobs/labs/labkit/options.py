@@ -3,9 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from labs.labkit.world import let_rank_0_speak
 
@@ -22,6 +22,21 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, lab: str, description: str) -> None:
         super().__init__(prog=lab, description=description, allow_abbrev=False, formatter_class=_Help)
+        self.published: dict[str, Any] = {}
+
+    def add_published(self, meaning: str, **values: Any) -> None:
+        """Add --as-published, with which *values* are the defaults of the options so called."""
+        self.add_argument("--as-published", action="store_true", help=meaning)
+        self.published = values
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """Parse; with --as-published once more, so that what was typed beside it counts."""
+        words = sys.argv[1:] if args is None else list(args)
+        given = super().parse_args(words, namespace)
+        if self.published and given.as_published:
+            self.set_defaults(**self.published)
+            given = super().parse_args(words, namespace)
+        return given
 
     def error(self, message: str) -> NoReturn:
         """Print usage and *message*, exit with status 2."""
@@ -55,6 +70,20 @@ def number(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def add_length(parser: Parser, usual: str) -> None:
+    """Add the knobs for the length of a training; *usual*: in words, without them."""
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=whole(1), help=f"times through the training data; {usual}")
+    length.add_argument("--steps", type=whole(1), help="train for so many steps instead")
+
+
+def add_batch(parser: Parser, usual: int) -> None:
+    """Add the knobs for the size of a batch."""
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--batch-size", type=whole(1), default=usual, help="samples per rank and step")
+    size.add_argument("--global-batch-size", type=whole(1), help="samples per step, all ranks together")
 
 
 def add_common(parser: Parser) -> None:

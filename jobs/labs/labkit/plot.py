@@ -7,7 +7,7 @@ import numpy as np
 
 from labs.labkit.goal import Goal
 
-INK, GRID, BLUE, ORANGE = "#33363b", "#e4e6ea", "#2a6fbb", "#d9731a"
+INK, GRID, BLUE, ORANGE, RED = "#33363b", "#e4e6ea", "#2a6fbb", "#d9731a", "#c23b3b"
 
 
 def curves(file: Path, title: str, history: dict[str, Any], goal: Goal) -> None:
@@ -26,13 +26,10 @@ def curves(file: Path, title: str, history: dict[str, Any], goal: Goal) -> None:
         axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
         axes.plot(steps, _smooth(values), color=BLUE, linewidth=1.8, label="training batches, smoothed")
         axes.set(xlabel="step", ylabel=label)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=GRID)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=INK)
+        quiet(axes)
     left.set_yscale("log")
     tests = list(zip(*history["test"], strict=True))
-    right.plot(*tests, "o-", color=ORANGE, label=f"test data, at last {tests[1][-1]:.4f}")
+    right.plot(*tests, "o-", color=ORANGE, label=f"test data, last {tests[1][-1]:.4f}")
     right.axhline(goal.bound, color=INK, linewidth=1, linestyle=":", label=f"goal: {goal.word} {goal.bound}")
     trained = _smooth(history[goal.measure])
     shown = [goal.bound, *tests[1], *trained[len(trained) // 5 :]]  # not the steep beginning
@@ -41,6 +38,14 @@ def curves(file: Path, title: str, history: dict[str, Any], goal: Goal) -> None:
     right.legend(frameon=False)
     left.legend(frameon=False)
     figure.savefig(file)
+
+
+def quiet(axes: Any) -> None:
+    """Let the frame of *axes* stand back behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK)
 
 
 def _smooth(values: list[float], window: int = 15) -> Any:

@@ -8,7 +8,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +34,7 @@ class World:
 
     rank: int
     places: list[Place]
+    begun: float = field(default_factory=time.monotonic)  # when this rank was started
 
     @property
     def size(self) -> int:
@@ -104,6 +105,25 @@ def crowding(places: list[Place]) -> str:
     return ""
 
 
+class StoppedError(Exception):
+    """A signal asked a rank to stop, and all have; there is a checkpoint."""
+
+
+RESUMABLE = 75  # exit status of a run that was stopped so: EX_TEMPFAIL of sysexits.h
+_asked: list[int] = []
+
+
+def asked_to_stop() -> int:
+    """The signal that asked this rank to stop, 0 without one."""
+    return _asked[0] if _asked else 0
+
+
+def heed(*signals: int) -> None:
+    """From now on, let these *signals* ask instead of kill."""
+    for number in signals:
+        signal.signal(number, lambda received, _: _asked.append(received))
+
+
 @contextmanager
 def start() -> Iterator[World]:
     """Join the ranks of this run; a failure on one of them prints its reason and ends all.
@@ -111,6 +131,8 @@ def start() -> Iterator[World]:
     Yields:
         This rank's World.
     """
+    begun = time.monotonic()
+    heed(signal.SIGUSR1)  # Slurm's warning that time is nearly up, which may come while TensorFlow loads
     try:
         cpus = frozenset(os.sched_getaffinity(0))
         granted = threads(len(cpus))
@@ -119,10 +141,19 @@ def start() -> Iterator[World]:
         tf.config.threading.set_intra_op_parallelism_threads(granted)
         tf.config.threading.set_inter_op_parallelism_threads(granted)
         hvd.init()  # Horovod: the ranks find each other
+        if gpus := tf.config.list_physical_devices("GPU"):
+            # Horovod: each rank of a node has a GPU of its own; a launcher may show it that one alone.
+            mine = gpus[hvd.local_rank() % len(gpus)]
+            tf.config.set_visible_devices(mine, "GPU")
+            tf.config.experimental.set_memory_growth(mine, enable=True)
         _refuse_strangers(hvd.size(), os.environ)
         machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         here = Place(os.uname().nodename, machine, cpus, granted)
-        yield World(hvd.rank(), hvd.allgather_object(here))
+        yield World(hvd.rank(), hvd.allgather_object(here), begun)
+    except StoppedError as stopped:
+        if launch_rank() == 0:
+            print(stopped, flush=True)
+        os._exit(RESUMABLE)
     except LabError as error:
         _end(str(error))
     except Exception:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one

@@ -129,6 +129,8 @@ def _lock(chosen: argparse.Namespace) -> None:
 def _build(chosen: argparse.Namespace) -> None:
     image = _image(chosen)
     if chosen.from_bundle:
+        if not (Path(chosen.from_bundle) / "manifest.json").is_file():
+            raise MinskyError(f"{chosen.from_bundle} is no bundle; `bundle IMAGE DIR` makes one.")
         bundle.ensure(image, chosen.from_bundle)
     if chosen.format == "sif":
         _convert(chosen)

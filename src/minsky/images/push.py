@@ -31,14 +31,16 @@ def push(wanted: Image, repository: str) -> str:
             digest = message.get("aux", {}).get("Digest", digest)
             if message.get("status") in ("Pushed", "Layer already exists"):
                 console.print(f"[{wanted.name}] {message['id']}: {message['status'].lower()}")
-        docker().images.remove(f"{repository}:{version}")  # the name served to push; minsky/lab:KEY stays
     except APIError as error:
         failure = str(error.explanation)
+    finally:  # the name served to push; minsky/lab:KEY stays
+        if docker().images.list(f"{repository}:{version}"):
+            docker().images.remove(f"{repository}:{version}")
     if failure or not digest:
         registry = repository.partition("/")[0]
         raise MinskyError(
             f"{wanted.tag} was not pushed to {repository}:{version}: {failure or 'no digest came back'}. See "
-            f"whether the registry answers and you may write there (`docker login {registry}`), "
-            "then type the same command again."
+            "whether that is a name (REGISTRY/NAME, without a tag), the registry answers and you may write "
+            f"there (`docker login {registry}`), then type the same command again."
         )
     return f"{repository}@{digest}"

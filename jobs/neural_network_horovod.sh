@@ -1,0 +1,30 @@
+#!/bin/bash
+#SBATCH --job-name=neural_network
+#SBATCH --nodes=2
+#SBATCH --exclusive
+#SBATCH --time=00:30:00
+#SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@90
+
+# A fully connected network on MNIST, one rank per node, each with all the node's CPUs. From any directory
+# that the nodes share:
+#   sbatch jobs/neural_network_horovod.sh                            two nodes
+#   sbatch -N 3 jobs/neural_network_horovod.sh --hidden 1024,256     three, and an option of the lab (--help lists them)
+#   sbatch -N 1 -n 2 -c 1 --hint=nomultithread jobs/neural_network_horovod.sh   two ranks on one node, a core each
+#   bash jobs/neural_network_horovod.sh                              one process, without Slurm
+
+set -euo pipefail
+
+# Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
+submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n '/^ *Command=\//{s///;s|^|/|p;q}') || true
+until [[ -f $submitted || $submitted != *\ * ]]; do submitted=${submitted% *}; done # behind it its arguments
+for jobs in "${submitted:+$(dirname "$submitted")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+  [[ -f $jobs/labs/launch.sh ]] && break
+done
+[[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }
+# shellcheck source=jobs/labs/launch.sh
+source "$jobs/labs/launch.sh"
+
+run python -m labs.neural_network "$@"

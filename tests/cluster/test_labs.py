@@ -1,0 +1,65 @@
+"""Every lab as students submit it, on two ranks; a sweep; a study of scaling."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+sys.path.insert(0, str(JOBS))
+LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
+
+
+@pytest.fixture(scope="module")
+def two(nodes):
+    """Nodes for two ranks; where there is only one, both are on it."""
+    return "-N 2" if len(nodes) > 1 else "-N 1 -n 2"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_a_lab_runs_on_two_ranks(user, two, lab):
+    knobs = vars(import_module(f"labs.{lab}").knobs().parse_args([]))
+    short = "--steps 10" if "steps" in knobs else ""
+    job = user.submit(f"{two} ~/jobs/{lab}_horovod.sh {short}")
+    assert job.state == "COMPLETED", job.output
+    assert (job.result["lab"], job.result["ranks"]) == (lab, 2)
+    assert user.check(f"head -c 4 {job.result['plot']} | tail -c 3") == "PNG"
+    assert job.output.rstrip().splitlines()[-1].startswith("RESULT ")
+    assert "Traceback" not in job.output
+
+
+def test_a_sweep_collects_its_points_in_a_table_and_a_figure_and_runs_none_twice(user, wait_until):
+    def sweep():
+        number = user.send("--array=0-1%2 ~/jobs/sweeps/learning_rates.sh --epochs 50", "sweep")
+        file = f"sweep/learning_rates-{number}.out"
+        wait_until(lambda: "RESULT " in user.run(f"cat {file}").stdout, f"the table in ~/{file}", 300)
+        return user.check(f"cat {file}"), user.check(f"cat sweep/learning_rates-{number}_*.out")
+
+    table, outputs = sweep()
+    points = [line.split()[0] for line in table.splitlines() if line.startswith("learning-rate=")]
+    assert points == ["learning-rate=0.001", "learning-rate=0.003"], table
+    assert outputs.count("RESULT ") == 2
+    drawn = re.search(r'"plot": "(\S+\.png)"', table)[1]
+    assert user.check(f"head -c 4 {drawn} | tail -c 3") == "PNG"
+    table, outputs = sweep()
+    assert outputs.count("there is a result in") == 2
+    assert "RESULT " not in outputs
+
+
+def test_a_study_of_scaling_tells_efficiency_beside_its_limit(user, two):
+    job = user.submit(f"{two} ~/jobs/scaling.sh --lab cnn --ranks 1,2")
+    assert job.state == "COMPLETED", job.output
+    rows = {(row["mode"], row["ranks"]): row for row in job.result["rows"]}
+    assert [*rows] == [("strong", 1), ("strong", 2), ("weak", 1), ("weak", 2)]
+    for row in rows.values():
+        assert row["step_s"] > 0
+        assert 0 < row["limit"] <= 1
+    assert user.check(f"head -c 4 {job.result['plot']} | tail -c 3") == "PNG"
+
+
+def test_a_study_with_more_ranks_than_places_says_how_many_nodes_to_ask_for(user):
+    job = user.submit("-N 1 ~/jobs/scaling.sh --lab cnn --ranks 4,5")
+    assert job.state == "FAILED"
+    assert "4 ranks were asked for, and this job has room for 1: sbatch -N 4" in job.output
