@@ -5,8 +5,6 @@
 #SBATCH --time=00:30:00
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
-#SBATCH --requeue
-#SBATCH --signal=B:USR1@90
 
 # CaffeNet names what is on pictures, one rank per node, each with all the node's CPUs. From any directory
 # that the nodes share:

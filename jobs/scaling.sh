@@ -29,8 +29,9 @@ directory=$PWD/scaling-$SLURM_JOB_ID
 runs=$("${inside[@]}" python -m labs.labkit.scaling "$@")
 [[ "$*" =~ --lab[=\ ]([a-z_]+) ]] && lab=${BASH_REMATCH[1]}
 places=${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}
+most=$(cut -d' ' -f2 <<<"$runs" | sort -n | tail -n 1)
+((most <= places)) || stop "$most ranks were asked for, and this job has room for $places: sbatch -N $most $submitted"
 while read -r mode ranks options; do
-  ((ranks <= places)) || stop "$ranks ranks were asked for, and this job has room for $places: sbatch -N $ranks $submitted"
   nodes=$((ranks < SLURM_JOB_NUM_NODES ? ranks : SLURM_JOB_NUM_NODES))
   step=(srun --nodes="$nodes" --ntasks="$ranks" "${launch[@]:1}" "${inside[@]}" python -m)
   printf '\n== %s scaling, %s ranks\n' "$mode" "$ranks"

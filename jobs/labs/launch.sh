@@ -109,7 +109,8 @@ run() {
   "${launch[@]}" "${inside[@]}" "$@" &
   local program=$!
   while status=0 && { wait "$program" || status=$?; } && ((status > 128)) && kill -0 "$program" 2>/dev/null; do :; done
-  if [[ $warned && $status == 75 ]]; then # it has written a checkpoint and left
+  # It has written a checkpoint and left: 75, or how srun ends ranks that leave later than the first.
+  if [[ $warned && $status =~ ^(75|137|143)$ ]]; then
     scontrol requeue "$SLURM_JOB_ID" && echo "job $SLURM_JOB_ID waits again, to go on from there"
   fi
   exit "$status"

@@ -24,13 +24,14 @@ source "$jobs/labs/launch.sh"
 
 if [[ -z ${SLURM_ARRAY_TASK_ID:-} ]]; then
   # shellcheck disable=SC2154
-  for options in "${points[@]}"; do (point "$options" "$@"); done
+  for options in "${points[@]}"; do (point "$options" "$@") || echo "this point failed: $options"; done
   run python -m labs.labkit.sweep "$sweep"
 fi
 # shellcheck disable=SC2153 # Slurm's
 if [[ $SLURM_ARRAY_TASK_ID == "$SLURM_ARRAY_TASK_MIN" && ${SLURM_RESTART_COUNT:-0} == 0 ]]; then
   collector=(--dependency="afterany:$SLURM_ARRAY_JOB_ID" --output="$SLURM_JOB_NAME-$SLURM_ARRAY_JOB_ID.out")
-  # A job of its own, which would take itself for a task of this array if it inherited these.
-  (unset "${!SLURM_ARRAY_@}" && sbatch --quiet "${collector[@]}" "$jobs/sweeps/collect.sh" "$sweep")
+  # A job of its own, which would take itself for a task of this array, as large as its tasks, if it inherited these.
+  (unset "${!SLURM_ARRAY_@}" SLURM_CPUS_PER_TASK && sbatch --quiet "${collector[@]}" "$jobs/sweeps/collect.sh" "$sweep") ||
+    echo "there will be no table by itself: bash $jobs/sweeps/collect.sh $sweep"
 fi
 point "${points[SLURM_ARRAY_TASK_ID]}" "$@"

@@ -5,8 +5,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-# as minsky.images names them: lab-ARCH[-ACCELERATOR]-KEY.sif
-IMAGE = re.compile(r"(lab-[a-z0-9_]+(?:-[a-z0-9]+)?)-[0-9a-f]{12}\.sif")
+# as minsky.images names them: lab-ARCH[-ACCELERATOR][+LAYER...]-KEY.sif
+IMAGE = re.compile(r"(lab-[a-z0-9_]+(?:-[a-z0-9]+)?(?:\+[a-z0-9+]+)?)-[0-9a-f]{12}\.sif")
 
 
 def image_link(path: str) -> str:

@@ -60,6 +60,7 @@ def test_a_study_of_scaling_tells_efficiency_beside_its_limit(user, two):
 
 
 def test_a_study_with_more_ranks_than_places_says_how_many_nodes_to_ask_for(user):
-    job = user.submit("-N 1 ~/jobs/scaling.sh --lab cnn --ranks 4,5")
+    job = user.submit("-N 1 ~/jobs/scaling.sh --lab cnn --ranks 1,4")
     assert job.state == "FAILED"
     assert "4 ranks were asked for, and this job has room for 1: sbatch -N 4" in job.output
+    assert "scaling, 1 ranks" not in job.output

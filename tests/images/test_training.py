@@ -17,12 +17,12 @@ def losses(said):
 @pytest.mark.parametrize("launch", ["", "mpirun -n 2 --oversubscribe "], ids=["1 rank", "2 ranks"])
 def test_a_run_that_is_told_to_stop_saves_and_leaves_and_ends_as_if_it_had_not_been(lab, launch):
     ran = lab.run(
-        f"run() {{ {launch}{DIGITS} --global-batch-size 128 --steps 30 --results $1; }}\n"
+        f"run() {{ {launch}{DIGITS} --global-batch-size 128 --steps 60 --results $1; }}\n"
         "ranks() { grep -lz labs.cnn /proc/[0-9]*/cmdline | xargs grep -Lz mpirun | cut -d/ -f3; }\n"
         "run whole; cat whole/result.json\n"
         "for signal in USR1 TERM; do\n"
         "  : >out; run broken-$signal >out & job=$!\n"
-        "  until grep -q ^step out; do sleep .1; done\n"
+        "  while kill -0 $job && ! grep -q ^step out; do sleep .1; done\n"
         "  kill -$signal $(ranks | head -n 1); status=0; wait $job || status=$?; cat out\n"
         "  echo status $status; run broken-$signal; cat broken-$signal/result.json\n"
         "done"
@@ -32,9 +32,9 @@ def test_a_run_that_is_told_to_stop_saves_and_leaves_and_ends_as_if_it_had_not_b
     assert len(re.findall(r"stopped by .* after step \d+: with --results /tmp/broken-", ran.said)) == 2
     continued = [int(step) for step in re.findall(r"continuing from step (\d+) in", ran.said)]
     assert len(continued) == 2
-    assert all(0 < step < 30 for step in continued), ran.said
+    assert all(0 < step < 60 for step in continued), ran.said
     whole, *others = losses(ran.said)
-    assert len(whole) == 30
+    assert len(whole) == 60
     for other in others:
         assert other == whole
 
@@ -72,3 +72,14 @@ def test_a_checkpoint_of_another_lab_is_refused(lab):
     )
     assert ran.status == 0, ran.said
     assert "holds a checkpoint with lab cnn, this run has rnn" in ran.said
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(lab):
+    ran = lab.run(
+        f"{DIGITS} --steps 2 --results run; {DIGITS} --steps 4 --results run\n"
+        "truncate -s 1000 run/checkpoints/ckpt-4.data*\n"
+        f"{DIGITS} --steps 4 --results run"
+    )
+    assert "/ckpt-4 is damaged and left alone" in ran.said
+    assert "continuing from step 2 in /tmp/run" in ran.said
+    assert ran.result["steps"] == 4

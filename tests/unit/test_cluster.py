@@ -338,3 +338,12 @@ def test_plain_make_lists_the_verbs_with_a_sentence_each():
     makefile = (ROOT / "Makefile").read_text()
     assert set(re.findall(r"(?m)^([a-z-]+):", makefile)) - {"help", "venv"} == verbs.keys()
     assert set(re.findall(r"\$\(MINSKY\) (\w+)", makefile)) <= command.VERBS.keys()
+
+
+def test_a_class_that_is_open_keeps_its_keys_from_make_clean(monkeypatch, tmp_path):
+    (tmp_path / "workshop" / "minsky-class").mkdir(parents=True)
+    (tmp_path / "workshop" / "minsky-class" / "class01").write_text("a key")
+    monkeypatch.setattr(cluster, "STATE", tmp_path)
+    monkeypatch.setattr(cluster, "down", lambda: pytest.fail("nothing may be removed before this is refused"))
+    with pytest.raises(MinskyError, match=r"minsky-class holds the keys of an open class.*make workshop-end"):
+        cluster.clean()

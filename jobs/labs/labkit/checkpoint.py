@@ -49,14 +49,21 @@ class Checkpoints:
             ) from error
 
     def restore(self, steps: int) -> dict[str, Any] | None:
-        """Load the latest checkpoint into the state and return its history; None where there is none.
+        """Load the latest checkpoint that is whole and return its history; None where there is none.
 
         Raises:
             LabError: the checkpoint is of another lab, of other settings, or of more than *steps* steps.
         """
-        latest = self.manager.latest_checkpoint
-        if latest is None:
-            return None
+        for latest in reversed(self.manager.checkpoints):
+            try:
+                return self._load(latest, steps)
+            except (tf.errors.OpError, IndexError, ValueError, AssertionError) as error:
+                print(
+                    f"{latest} is damaged and left alone ({type(error).__name__}): the one before it serves"
+                )
+        return None
+
+    def _load(self, latest: str, steps: int) -> dict[str, Any]:
         reader = tf.train.load_checkpoint(latest)
         run = json.loads(reader.get_tensor(RUN)) if reader.has_tensor(RUN) else {"settings": {}}
         for key, value in self.settings.items():

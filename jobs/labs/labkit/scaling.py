@@ -46,8 +46,8 @@ def runs(lab: str, ranks: list[int], batch: int | None) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    """Argument type: whole numbers with commas between them, in order."""
-    return sorted({options.whole(1)(part) for part in text.split(",")})
+    """Argument type: whole numbers with commas between them, and 1, which the others are held to."""
+    return sorted({1, *(options.whole(1)(part) for part in text.split(","))})
 
 
 def allreduce_seconds(printed: str, size: int) -> float:

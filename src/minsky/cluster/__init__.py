@@ -211,7 +211,16 @@ def shell() -> int:
 
 
 def clean() -> None:
-    """Remove the virtual cluster, this project's images and caches and `.minsky`, after saying what goes."""
+    """Remove the virtual cluster, this project's images and caches and `.minsky`, after saying what goes.
+
+    Raises:
+        MinskyError: students' keys of a class lie there.
+    """
+    if keys := [path for path in (STATE / "workshop").rglob("*") if path.is_file()]:
+        raise MinskyError(
+            f"{keys[0].parent} holds the keys of an open class, without which nobody there can log in: "
+            "close it first (make workshop-end), or move that directory away."
+        )
     down()
     engine = dockerd.daemon()
     there = engine.images.list() if engine else []
