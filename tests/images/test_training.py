@@ -17,7 +17,7 @@ def losses(said):
 @pytest.mark.parametrize("launch", ["", "mpirun -n 2 --oversubscribe "], ids=["1 rank", "2 ranks"])
 def test_a_run_that_is_told_to_stop_saves_and_leaves_and_ends_as_if_it_had_not_been(lab, launch):
     ran = lab.run(
-        f"run() {{ {launch}{DIGITS} --global-batch-size 128 --steps 60 --results $1; }}\n"
+        f"run() {{ {launch}{DIGITS} --global-batch-size 128 --steps 120 --results $1; }}\n"
         "ranks() { grep -lz labs.cnn /proc/[0-9]*/cmdline | xargs grep -Lz mpirun | cut -d/ -f3; }\n"
         "run whole; cat whole/result.json\n"
         "for signal in USR1 TERM; do\n"
@@ -32,9 +32,9 @@ def test_a_run_that_is_told_to_stop_saves_and_leaves_and_ends_as_if_it_had_not_b
     assert len(re.findall(r"stopped by .* after step \d+: with --results /tmp/broken-", ran.said)) == 2
     continued = [int(step) for step in re.findall(r"continuing from step (\d+) in", ran.said)]
     assert len(continued) == 2
-    assert all(0 < step < 60 for step in continued), ran.said
+    assert all(0 < step < 120 for step in continued), ran.said
     whole, *others = losses(ran.said)
-    assert len(whole) == 60
+    assert len(whole) == 120
     for other in others:
         assert other == whole
 
