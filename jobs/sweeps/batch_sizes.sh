@@ -8,7 +8,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@90
 
-# How many samples should a step see? From all of them (batch gradient descent) to one (stochastic).
+# How many samples should a step see? From all of them (batch gradient descent) to one (stochastic), at one rate.
 
 set -euo pipefail
 
@@ -21,6 +21,6 @@ done
 [[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/sweeps/" >&2 && exit 1; }
 
 lab=logistic_regression
-points=(--batch-size={25,50,100,200,400,800,55000,1})
+points=("--batch-size="{25,50,100,200,400,800,55000,1}" --scaling=none")
 # shellcheck source=jobs/sweeps/sweep.sh
 source "$jobs/sweeps/sweep.sh" "$@"
