@@ -1,5 +1,7 @@
 """One exception for everything that a user can mend, and the one place that prints it."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 

@@ -1,0 +1,72 @@
+"""A recording's lines without what terminals, shells, documents and failing GPUs put between them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from minsky.gpus.model import Problem, bus_id
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # newer drivers underline the header of `topo -m`
+PROMPT = re.compile(
+    r"^\s*(?:\S{0,99}[$#%>]|\[[^\]]{0,99}\]\s?[$#]|\+)\s.{0,99}\b(nvidia-smi|lscpu|numactl)\b"
+)
+NOISE = re.compile(r"^\s*(```.*|~~~.*|\[snip\]|\.\.\.|(\[[^\]]{0,99}\]|\S{1,99}@\S{1,99})\s?[$#])\s*$")
+ADDRESS = r"([0-9a-f]{4,8}:[0-9a-f]{1,2}:[0-9a-f]{1,2}\.[0-9a-f])"
+# In five spellings: with the index, with the address, with both, with neither blank nor preamble.
+LOST = [
+    re.compile(rf"device handle for gpu\s?(?:[0-9]{{1,3}}\s?:\s?)?{ADDRESS}\s?:\s*(.*)", re.IGNORECASE),
+    re.compile(
+        rf"^gpu\s?(?:[0-9]{{1,3}}\s?:\s?)?{ADDRESS}\s?:\s*(gpu is lost|unknown error|not found)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"device handle for gpu\s?([0-9]{1,3})\s?:\s*(.*)", re.IGNORECASE),
+]
+FAILED = re.compile(
+    r"(NVIDIA-SMI (?:has failed|couldn't|could not)|Failed to initialize NVML|Driver/library version mismatch"
+    r"|No devices (?:were )?found|Unable to (?:get|determine) .{0,40}GPU|No NUMA (?:support )?available)",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Text:
+    """Lines with their numbers, from 1; *failures* are what the driver says instead of data."""
+
+    lines: list[tuple[int, str]] = field(default_factory=list)
+    failures: list[Problem] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        """Number of the last line that says something; 1 for an empty text."""
+        return self.lines[-1][0] if self.lines else 1
+
+
+def clean(text: str) -> Text:
+    """Return *text*'s lines without escapes, quotation marks, comments, prompts and the driver's failures."""
+    cleaned = Text()
+    raw = ESCAPE.sub("", text.replace("\0", "").lstrip("\ufeff")).replace("\xa0", " ").split("\n")
+    commented = not any(line.strip() and not line.lstrip().startswith("#") for line in raw)
+    for number, quoted in enumerate(raw, 1):
+        line = quoted.rstrip("\r").removeprefix("> ")  # no blanks: a row of `topo -m` may end in empty cells
+        if line.lstrip().startswith("#"):
+            line = line.lstrip()[1:] if commented and not line.startswith("# SOURCE") else ""
+        if not line.strip() or NOISE.match(line) or PROMPT.match(line):
+            continue
+        failure = _failure(line.strip())
+        if failure:
+            cleaned.failures.append(Problem(number, failure))
+        else:
+            cleaned.lines.append((number, line))
+    return cleaned
+
+
+def _failure(line: str) -> str | None:
+    if "GPU" not in line.upper() and not FAILED.search(line):
+        return None
+    for pattern in LOST:
+        match = pattern.search(line)
+        if match:
+            which = bus_id(match[1]) if ":" in match[1] else match[1]
+            return f"GPU {which} does not answer: {match[2].strip() or 'no reason given'}"
+    return line if FAILED.match(line) else None
