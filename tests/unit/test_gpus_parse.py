@@ -290,6 +290,7 @@ REFUSED = {
     "Machine (P#0 total=3KB)\n": "lstopo",
     'Applications clocks set to "(MEM 715, SM 1328)" for GPU 0002:01:00.0\n': "--applications-clocks",
     "GPUs are fun\n": "no output of a command",
+    f"{MINSKY}{' ' * 9000}GPU": "8192 characters",
 }
 
 

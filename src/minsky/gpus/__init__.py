@@ -38,6 +38,7 @@ UNREADABLE = [
     (r"\s*(?:Machine|Package|NUMANode).{0,9}\(", "lstopo", "lscpu or numactl -H"),
     (r'\s*\{|\s*"', "JSON", "the command's plain text"),
 ]  # fmt: skip
+LONGEST = 8192  # characters of a line: 1,600 CPUs of `numactl -H`
 READABLE = "topo -m, -L, --query-gpu=... --format=csv, nvlink --status, nvlink -g, -q, lscpu, numactl -H"
 # listing is last: its line also heads a GPU's links
 PARSERS: tuple[ModuleType, ...] = (topo, nvlink, details, query, lscpu, numactl, listing)
@@ -54,6 +55,10 @@ def parse(text: str) -> Topology:
     cleaned = clean(text)
     if not cleaned.lines and not cleaned.failures:
         raise RefusedError(f"the text is empty: record one of {READABLE}")
+    if any(len(line) > LONGEST for _, line in cleaned.lines):
+        raise RefusedError(
+            f"a line has more than {LONGEST} characters: no command that is read here writes such"
+        )
     _refuse(cleaned, OTHERS)
     parser = next((parser for parser in PARSERS if parser.recognises(cleaned)), None)
     if parser is topo and topo.is_p2p(cleaned):
@@ -75,8 +80,10 @@ def parse(text: str) -> Topology:
 
 
 def _refuse(text: Text, others: list[tuple[str, str, str]]) -> None:
-    for pattern, name, instead in others:
-        if any(re.match(pattern, line) for _, line in text.lines):
+    anything = re.compile("|".join(pattern for pattern, _, _ in others))
+    first = next((line for _, line in text.lines if anything.match(line)), None)
+    for pattern, name, instead in others if first else ():
+        if re.match(pattern, first or ""):
             raise RefusedError(f"this is {name}, which does not tell how GPUs are wired: record {instead}")
 
 

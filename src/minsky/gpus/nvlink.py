@@ -31,7 +31,10 @@ VERDICT = re.compile(
 
 def recognises(text: Text) -> bool:
     """Whether *text* has a link's status or counters, or the sentence instead of them."""
-    return any(STATUS.fullmatch(line) or COUNTER.match(line) or VERDICT.match(line) for _, line in text.lines)
+    return any(
+        "link" in line.lower() and (STATUS.fullmatch(line) or COUNTER.match(line) or VERDICT.match(line))
+        for _, line in text.lines
+    )
 
 
 def parse(text: Text) -> Topology:

@@ -9,8 +9,9 @@ from minsky.gpus.model import Problem, bus_id
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # newer drivers underline the header of `topo -m`
 PROMPT = re.compile(
-    r"^\s*(?:\S{0,99}[$#%>]|\[[^\]]{0,99}\]\s?[$#]|\+)\s.{0,99}\b(nvidia-smi|lscpu|numactl)\b"
+    r"^\s*(?:\S{0,99}[$#%>]|\[[^\]]{0,99}\]\s?[$#]|\+)\s.{0,99}\b(?:nvidia-smi|lscpu|numactl)\b"
 )
+COMMAND = re.compile(r"nvidia-smi|lscpu|numactl")
 NOISE = re.compile(r"^\s*(```.*|~~~.*|\[snip\]|\.\.\.|(\[[^\]]{0,99}\]|\S{1,99}@\S{1,99})\s?[$#])\s*$")
 ADDRESS = r"([0-9a-f]{4,8}:[0-9a-f]{1,2}:[0-9a-f]{1,2}\.[0-9a-f])"
 # In five spellings: with the index, with the address, with both, with neither blank nor preamble.
@@ -51,7 +52,7 @@ def clean(text: str) -> Text:
         line = quoted.rstrip("\r").removeprefix("> ")  # no blanks: a row of `topo -m` may end in empty cells
         if line.lstrip().startswith("#"):
             line = line.lstrip()[1:] if commented and not line.startswith("# SOURCE") else ""
-        if not line.strip() or NOISE.match(line) or PROMPT.match(line):
+        if not line.strip() or NOISE.match(line) or (COMMAND.search(line) and PROMPT.match(line)):
             continue
         failure = _failure(line.strip())
         if failure:
