@@ -226,6 +226,12 @@ def test_a_node_of_a_known_class_gets_that_class():
     assert (node.cpus, node.floors, node.gpu) == (known.cpus, known.floors, known.gpu)
 
 
+def test_a_file_that_the_shell_made_for_a_proposal_is_no_class_yet(tmp_path):
+    (tmp_path / "mine.yml").touch()
+    (tmp_path / "known.yml").write_text(PLAIN)
+    assert list(available(tmp_path)) == ["known"]
+
+
 @pytest.mark.parametrize("text", [LISTING, MINSKY.replace("\nmlx5_0", "\nmlx5_1"), minsky("", "")])
 def test_what_does_not_tell_enough_is_not_made_a_class(text):
     with pytest.raises(MinskyError, match="recording"):

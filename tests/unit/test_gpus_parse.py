@@ -284,6 +284,7 @@ REFUSED = {
     "| NVIDIA-SMI 535.1  Driver Version: 535.1  CUDA Version: 12.2 |\n": "plain nvidia-smi table",
     "GPU 0: Tesla V100\n\t Link 0, P2P is supported: true\n": "nvlink --capabilities",
     "GPU 0: Tesla V100\n\t Link 0: Replay Errors: 0\n": "nvlink --errorcounters",
+    "gpu_uuid, pid, used_gpu_memory [MiB]\nGPU-aaaa, 12, 9 MiB\n": "--query-compute-apps",
     "<?xml version='1.0' ?>\n<nvidia_smi_log>\n": "XML",
     "Core   0:    0*    1*\n": "ppc64_cpu --info",
     "CA 'mlx5_0'\n\tCA type: MT4129\n": "ibstat",

@@ -25,8 +25,10 @@ OTHERS = [
         "nvidia-smi nvlink --status",
     ),
     (r"\s*Link [0-9]+: (?:Remote|[0-9A-Fa-f]{4,8}:)", "nvlink --remotelinkinfo", "nvidia-smi topo -m"),
+    (r"(?=.*\bpid\b)(?:\w+, )*(?:process_name|used_gpu_memory|gpu_uuid)", "nvidia-smi --query-compute-apps",
+     "nvidia-smi --query-gpu=index,name,uuid --format=csv"),
     (r"\s*(?:<\?xml|<nvidia_smi_log)", "nvidia-smi -q -x (XML)", "nvidia-smi -q"),
-]
+]  # fmt: skip
 UNREADABLE = [
     (r"\|? ?NVIDIA-SMI [0-9]|\| +[0-9]+ +.*\|.*\|.*\|$|\+-{9}", "the plain nvidia-smi table",
      "nvidia-smi topo -m, or nvidia-smi -q"),

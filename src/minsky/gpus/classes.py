@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import yaml
 from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError, transform_error
@@ -128,7 +128,7 @@ class NodeClass:
     gpus: list[Device]
     nics: Adapters
     floors: Floors
-    nvlink: Wire | None = None
+    nvlink: Optional[Wire] = None  # noqa: UP045 - cattrs evaluates it, in Python 3.9, too
 
     def topology(self) -> Topology:
         """Return what a node of this class should show."""
@@ -160,8 +160,8 @@ class NodeClass:
 
 
 def available(directory: Path = CLASSES) -> dict[str, Path]:
-    """Return the files of all classes by name."""
-    return {file.stem: file for file in sorted(directory.glob("*.yml"))}
+    """Return the files of all classes by name, but for one that `>` has just made."""
+    return {file.stem: file for file in sorted(directory.glob("*.yml")) if file.stat().st_size}
 
 
 def load(name: str, directory: Path = CLASSES) -> NodeClass:

@@ -44,9 +44,8 @@ def _cells(line: str) -> list[str]:
 
 def _is_header(cells: list[str]) -> bool:
     fields = [cell.split(" [")[0] for cell in cells]
-    return all(FIELD.fullmatch(cell) for cell in cells) and all(
-        field in KNOWN or OTHER_FIELDS.fullmatch(field) for field in fields
-    )
+    known = any(field in KNOWN or OTHER_FIELDS.fullmatch(field) for field in fields)
+    return known and all(FIELD.fullmatch(cell) for cell in cells)
 
 
 def _is_row(cells: list[str]) -> bool:
