@@ -96,7 +96,7 @@ def test_rows_and_headers_that_a_terminal_wrapped_are_made_one():
 
 
 def test_a_cell_left_empty_shows_between_tabs_and_not_between_blanks():
-    assert parse(MODERN.replace("0-3,8-11", "").replace("4-7,12-15", "")).whole
+    assert parse(MODERN.replace("0-3,8-11", "").replace("4-7,12-15", "")).complete
     read = parse("GPU0 GPU1 CPU Affinity NUMA Affinity\nGPU0 X NV1 0\nGPU1 NV1 X 1\n")
     assert [line for line, _ in problems(read)] == [2, 3]
     assert read.links[0].count == 1
@@ -118,7 +118,7 @@ def test_a_text_that_is_cut_off_anywhere_is_never_taken_for_another_whole_one(te
         at_line_end = "\n" in (body[end], body[:end].rstrip(" \t")[-1:])
         listed = read.source in ("-L", "nvlink --status", "nvlink -g") and at_line_end
         queried = read.source.endswith("csv") and found["gpus"] == whole["gpus"][: len(found["gpus"])]
-        assert not read.whole or found == whole or listed or queried, f"cut after {body[:end]!r}"
+        assert not read.complete or found == whole or listed or queried, f"cut after {body[:end]!r}"
 
 
 DAMAGED = {
@@ -168,6 +168,11 @@ def test_what_is_damaged_is_incomplete_and_its_line_is_named(damage):
     assert not read.complete
     if words:
         assert any(where == line and words in what for where, what in problems(read)), problems(read)
+
+
+def test_what_is_left_of_a_cell_is_not_taken_for_one():
+    cut = parse(MODERN[: MODERN.index("2\tPXB")])  # NV1 of NV12
+    assert (cut.complete, cut.links, cut.paths) == (False, [], {})
 
 
 def test_a_contradiction_is_not_decided():
@@ -223,13 +228,13 @@ def test_counters_cannot_tell_whether_a_link_is_up():
 
 def test_newer_counters_have_two_lines_per_link():
     read = parse("GPU 0: H100 (UUID: GPU-aaaa)\n\t Link 0: Data Tx: 0 KiB\n\t Link 0: Data Rx: 12 KiB\n")
-    assert (read.whole, len(read.gpus[0].nvlinks or [])) == (True, 1)
+    assert (read.complete, len(read.gpus[0].nvlinks or [])) == (True, 1)
 
 
 def test_a_sentence_instead_of_links_may_stand_on_the_gpus_line_or_alone():
     head = "GPU 0: RTX A4000 (UUID: GPU-aaaa)"
     none = parse(f"{head} Device does not have or support Nvlink\n")
-    assert (none.whole, none.gpus[0].nvlinks) == (True, [])
+    assert (none.complete, none.gpus[0].nvlinks) == (True, [])
     down = parse(f"{head}\nNVML: Unable to retrieve NVLink information as all links are inActive\n")
     assert (down.complete, down.gpus[0].nvlinks, down.problems[0].line) == (False, None, 2)
     alone = parse("NVML: Unable to retrieve Nvlink information as all links are inActive\n")
@@ -255,7 +260,7 @@ def test_the_log_gives_who_a_gpu_is_and_its_own_memory():
     section = (
         "Attached GPUs : 1\nGPU 0002:01:00.0\n    FB Memory Usage\n  Total : 16280 MiB\n  Used : 0 MiB\n"
     )
-    assert (parse(section).whole, parse(section).gpus[0].memory_mib) == (True, 16280)
+    assert (parse(section).complete, parse(section).gpus[0].memory_mib) == (True, 16280)
 
 
 def test_mig_devices_belong_to_their_gpu():

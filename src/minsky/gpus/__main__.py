@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,7 +33,7 @@ examples:
   python -m minsky.gpus gres --class minsky-p100 --nodes m[01-16]  lines for gres.conf and slurm.conf
   python -m minsky.gpus propose --recorded topo.txt > slurm/classes/NAME.yml
 
-classes: {", ".join(available())}; a path ending in .yml names a file of your own
+{textwrap.fill(f"classes: {', '.join(available())}; a path ending in .yml names a file of your own", 100)}
 """
 
 
@@ -74,7 +76,7 @@ def _show(options: argparse.Namespace) -> int:
         from minsky.gpus.picture import draw  # noqa: PLC0415 - matplotlib takes a second
 
         draw(topology, options.picture, title)
-    return 0 if topology.whole else 1
+    return 0 if topology.complete else 1
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -83,8 +85,8 @@ def _diff(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"class": node.name, "rows": list(map(asdict, rows)), **topology.as_json()}))
     else:
-        _print(show.comparison(rows, node.name), *([] if topology.whole else show.tables(topology)))
-    return 0 if topology.whole and not any(row.same is False for row in rows) else 1
+        _print(show.comparison(rows, node.name), *([] if topology.complete else show.tables(topology)))
+    return 0 if topology.complete and not any(row.same is False for row in rows) else 1
 
 
 def _gres(options: argparse.Namespace) -> int:
@@ -123,27 +125,35 @@ def _parser() -> argparse.ArgumentParser:
         "--class", dest="node_class", required=True, metavar="NAME", help=", ".join(available())
     )
 
-    showing = verbs.add_parser("show", parents=[recorded], help="print GPUs, links and processors")
+    def verb(
+        name: str,
+        does: Callable[[argparse.Namespace], int],
+        words: str,
+        more: str,
+        *parents: argparse.ArgumentParser,
+    ) -> argparse.ArgumentParser:
+        said = f"{words[0].upper()}{words[1:]}. {more}"
+        made = verbs.add_parser(name, parents=parents, help=words, description=said)
+        made.set_defaults(do=does)
+        return made
+
+    more = "Exit status 0: whole; 1: incomplete or with problems; 2: refused."
+    showing = verb("show", _show, "print GPUs, links and processors", more, recorded)
     showing.add_argument("--class", dest="node_class", metavar="NAME", help="what a class states, instead")
     showing.add_argument("--json", action="store_true", help="as JSON, on one line")
     showing.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw it too: FILE ends in .png or .svg"
     )
-    showing.set_defaults(do=_show)
-    differing = verbs.add_parser("diff", parents=[of_class, recorded], help="compare with a class")
+    more = "Exit status 0: as expected, as far as is told; 1: something differs; 2: refused."
+    differing = verb("diff", _diff, "compare with a class", more, of_class, recorded)
     differing.add_argument("--json", action="store_true", help="as JSON, on one line")
-    differing.set_defaults(do=_diff)
-    lines = verbs.add_parser(
-        "gres", parents=[of_class], help="print a class's lines for gres.conf and slurm.conf"
-    )
+    more = "It installs nothing: put them where Slurm reads them."
+    lines = verb("gres", _gres, "print a class's lines for gres.conf and slurm.conf", more, of_class)
     lines.add_argument("--nodes", required=True, metavar="NAMES", help="such as m[01-16]")
     lines.add_argument("--smt", type=int, metavar="N", help="threads per core that are online; default: all")
-    lines.set_defaults(do=_gres)
-    proposing = verbs.add_parser(
-        "propose", parents=[recorded], help="print the class of a node that fits none"
-    )
+    more = "It needs topo -m; -L adds models and lscpu cores. Keep it as slurm/classes/NAME.yml."
+    proposing = verb("propose", _propose, "print the class of a node that fits none", more, recorded)
     proposing.add_argument("--name", default="new", help="what the file will be called, without .yml")
-    proposing.set_defaults(do=_propose)
     return parser
 
 

@@ -33,7 +33,7 @@ def live() -> Topology:
         cpus = parse(_output(["lscpu"]))
     except MinskyError:
         return found
-    if cpus.whole:
+    if cpus.complete:
         found.cpus = cpus.cpus
     return found
 

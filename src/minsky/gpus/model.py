@@ -117,15 +117,10 @@ class Topology:
     cpus: CPUs | None = None
     problems: list[Problem] = field(default_factory=list)
 
-    def problem(self, line: int | None, what: str, *, incomplete: bool = True) -> None:
-        """Note *what* is wrong in *line*; with *incomplete*, something that the command tells is missing."""
+    def problem(self, line: int | None, what: str) -> None:
+        """Note *what* is missing or wrong in *line*: what was read is then not all that there is."""
         self.problems.append(Problem(line, what))
-        self.complete = self.complete and not incomplete
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is missing and nothing was found wrong."""
-        return self.complete and not self.problems
+        self.complete = False
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON's objects; `cpus` only where a command told of them."""

@@ -222,7 +222,9 @@ def _draw_arcs(axes: Axes, topology: Topology, centre: dict[int, float], middle:
             )
         )
         if len(topology.links) <= FEW:
-            _words(axes, (start + end) / 2, GPU_AT - drop - 0.2, _carries(link.count, gb_s), size=7.5)
+            words, narrow = _carries(link.count, gb_s), abs(end - start) < WIDE + 2 * GAP
+            words, up = (words.replace("= ", "=\n"), drop / 2) if narrow else (words, 0.2)
+            _words(axes, (start + end) / 2, GPU_AT - drop + up, words, size=7.5)
     if not topology.links:
         _words(axes, middle, GPU_AT - 0.5, "no NVLinks between GPUs", size=8)
     elif len(topology.links) > FEW:

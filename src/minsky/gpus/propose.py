@@ -21,7 +21,7 @@ def propose(found: Topology, name: str) -> str:
     Raises:
         MinskyError: the recording does not tell enough, or not all of it.
     """
-    if not found.whole:
+    if not found.complete:
         problem = found.problems[0]
         raise MinskyError(
             f"the recording is not whole ({f'line {problem.line}: ' if problem.line else ''}{problem.what}): "

@@ -14,7 +14,7 @@ VERDICTS = {True: ("as expected", "green"), False: ("differs", "red"), None: ("n
 def tables(topology: Topology) -> list[Table | str]:
     """Return what *topology* tells, the problems last."""
     pairs = {(link.a, link.b): link.count for link in topology.links}
-    state = "whole" if topology.whole else "read, with problems" if topology.complete else "incomplete"
+    state = "whole" if topology.complete else "incomplete"
     heading = (
         f"{topology.source}: {len(topology.gpus)} GPUs, NVLinks between them: {summary(pairs)} ({state})"
     )
