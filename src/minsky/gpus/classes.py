@@ -7,18 +7,16 @@ each with its source. Adding a class is adding a file; nothing else names them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Optional
-
-import yaml
-from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError, transform_error
+from typing import Optional
 
 from minsky.errors import MinskyError
 from minsky.gpus.model import GPU, NIC, CPUs, Link, NVLink, Topology, bus_id, cpu_list, format_list
 from minsky.gpus.text import ADDRESS
 from minsky.paths import ROOT
+from minsky.records import FaultsError, mapping, record
 
 CLASSES = ROOT / "slurm" / "classes"
 SPEED = 0.95  # of the nominal speed: a link that states 19.531 GB/s is one of 20
@@ -128,7 +126,7 @@ class NodeClass:
     gpus: list[Device]
     nics: Adapters
     floors: Floors
-    nvlink: Optional[Wire] = None  # noqa: UP045 - cattrs evaluates it, in Python 3.9, too
+    nvlink: Optional[Wire] = None  # noqa: UP045 - it is evaluated, in Python 3.9, too
 
     def topology(self) -> Topology:
         """Return what a node of this class should show."""
@@ -193,61 +191,13 @@ def read(text: str, file: Path) -> NodeClass:
         ClassError: with file, key, and what is wrong there.
     """
     try:
-        content = yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise ClassError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ClassError(f"{file} is no list of keys: begin with those of another class")
-    try:
-        node_class = CONVERTER.structure({**content, "name": file.stem}, NodeClass)
-    except (BaseValidationError, ForbiddenExtraKeysError) as error:
-        raise ClassError("\n".join(f"{file}: {each}" for each in _sentences(error))) from error
+        node_class = record({**mapping(text), "name": file.stem}, NodeClass, hidden=("name",))
+    except FaultsError as error:
+        raise ClassError("\n".join(f"{file}: {fault}" for fault in error.faults)) from error
     faults = list(_contradictions(node_class))
     if faults:
         raise ClassError("\n".join(f"{file}: {fault}" for fault in faults))
     return node_class
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML in which no key stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _exactly(value: Any, kind: type) -> Any:
-    if type(value) is kind or (kind is float and type(value) is int):
-        return value
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
-    raise ValueError(f"{value!r} is not {words}")
-
-
-CONVERTER = Converter(forbid_extra_keys=True)
-for _kind in (int, float, str, bool):
-    CONVERTER.register_structure_hook(_kind, _exactly)
-
-
-def _sentences(error: BaseException) -> list[str]:
-    """Return what cattrs found, as `key: what is wrong`."""
-
-    def told(each: BaseException, kind: type | None) -> str:
-        if isinstance(each, ForbiddenExtraKeysError):
-            known = (
-                [one.name for one in fields(each.cl) if one.name != "name"] if is_dataclass(each.cl) else []
-            )
-            return f"unknown key {', '.join(sorted(each.extra_fields))}; there are {', '.join(known)}"
-        if isinstance(each, KeyError):
-            return "this key is missing"
-        if isinstance(each, ValueError):
-            return str(each)
-        return f"this cannot be {getattr(kind, '__name__', kind)}"
-
-    lines = transform_error(error, path="", format_exception=told)
-    return [re.sub(r"^(.*) @ \.?(.*)$", r"\2: \1", line).removeprefix(": ") for line in lines]
 
 
 def _contradictions(node: NodeClass) -> list[str]:

@@ -2,7 +2,8 @@
 
 Drivers and copies differ in words (SOC is today's SYS), columns (adapters, CPU Affinity, NUMA Affinity, GPU
 NUMA ID, none), separators (tabs, blanks, one blank) and legends; each line is therefore read by its words.
-NV# counts the links that are up, so a link's `active` is its `count`.
+NV# is a bonded set of # NVLinks (nvidia-smi's legend). A link's `active` is its `count`: that links which are
+down are not in the set is assumed, as no matrix recorded with one down has been found.
 """
 
 from __future__ import annotations
