@@ -172,9 +172,11 @@ def load(name: str, directory: Path = CLASSES) -> NodeClass:
     file = Path(name) if name.endswith((".yml", ".yaml")) else known.get(name)
     if file is None:
         close = get_close_matches(name, known, 1)
+        meant = f": did you mean {close[0]}?" if close else ""
+        there = f"there are {', '.join(known)}" if known else f"{directory} holds none"
         raise ClassError(
-            f"there is no node class '{name}'{f': did you mean {close[0]}?' if close else ''} "
-            f"There are {', '.join(known)}; a path ending in .yml names a file of your own"
+            f"there is no node class '{name}'{meant} ({there}). A path ending in .yml names a file of "
+            "your own"
         )
     try:
         return read(file.read_text(errors="replace"), file)

@@ -114,7 +114,8 @@ def output(*command: str, stdin: str = "") -> str:
         ) from error
     text = done.stdout.decode(errors="replace")
     if done.returncode:
-        said = [problem.what for problem in clean(text).failures] or text.split("\n")
-        words = next((line.strip() for line in said if line.strip()), "it says nothing")
-        raise Failure(f"{shlex.join(command)}: {words} (exit status {done.returncode})")
+        failures = clean(text).failures  # the driver's, the same from every command
+        said = next((line.strip() for line in text.split("\n") if line.strip()), "it says nothing")
+        words = failures[0].what if failures else f"{shlex.join(command)}: {said}"
+        raise Failure(f"{words} (exit status {done.returncode})")
     return text

@@ -105,18 +105,18 @@ def _work(child: _Child, node: Node, write: int) -> NoReturn:
         signal.alarm(int(child.check.seconds) + 2)  # ends it where this program was killed itself
         os.chdir("/")
         with os.fdopen(write, "w") as pipe:
-            json.dump(asdict(_judged(child, node)), pipe)
+            json.dump(_judged(child, node), pipe)
     finally:
         os._exit(0)
 
 
-def _judged(child: _Child, node: Node) -> Finding:
+def _judged(child: _Child, node: Node) -> dict[str, str]:
     try:
-        return child.check.judge(node, *child.of)
+        return asdict(child.check.judge(node, *child.of))
     except Failure as failure:
-        return Finding(child.check.about, failure.found, FAILED, failure.do)
+        return asdict(Finding(child.check.about, failure.found, FAILED, failure.do))
     except Exception as error:  # noqa: BLE001 - a check that breaks has not found the node fit
-        return Finding(child.check.about, f"the check itself broke: {error!r}", FAILED)
+        return asdict(Finding(child.check.about, f"the check itself broke: {error!r}", FAILED))
 
 
 def _ended(child: _Child) -> Result:
