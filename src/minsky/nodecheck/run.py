@@ -10,8 +10,8 @@ import json
 import os
 import selectors
 import signal
-import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import NoReturn
 
@@ -81,24 +81,22 @@ def run(node: Node, checks: list[Check], skip: dict[str, str]) -> list[Result]:
 
 def _start(child: _Child, node: Node) -> None:
     child.pipe, write = os.pipe()
-    sys.stdout.flush()
     child.began = time.monotonic()
     child.pid = os.fork()
     if child.pid == 0:
         _work(child, node, write)
     os.close(write)
+    with suppress(OSError):  # it may be faster, or gone
+        os.setpgid(child.pid, child.pid)
 
 
 def _work(child: _Child, node: Node, write: int) -> NoReturn:
     """Do the check, in its process, and write the finding."""
     try:
-        os.setsid()  # what it starts is killed with it
+        os.setpgid(0, 0)  # what it starts is killed with it
         null = os.open(os.devnull, os.O_RDWR)
-        for standard in (
-            0,
-            1,
-            2,
-        ):  # whoever reads this program's output does not wait for a process that hangs
+        # Whoever reads this program's output must not wait for a process that hangs.
+        for standard in range(3):
             os.dup2(null, standard)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
@@ -156,8 +154,7 @@ def _status(child: _Child) -> str:
 def _kill(child: _Child) -> None:
     """Kill a check with all that it started, and wait for nothing."""
     os.close(child.pipe)
-    for act in (lambda: os.killpg(child.pid, signal.SIGKILL), lambda: os.waitpid(child.pid, os.WNOHANG)):
-        try:
-            act()
-        except OSError:  # noqa: PERF203 - it has ended, or was waited for
-            continue
+    with suppress(OSError):  # it has ended, or was waited for
+        os.killpg(child.pid, signal.SIGKILL)
+    with suppress(OSError):
+        os.waitpid(child.pid, os.WNOHANG)

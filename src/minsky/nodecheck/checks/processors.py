@@ -40,7 +40,8 @@ def compared(found: Topology, node: Node, rows: str) -> Finding:
     if not kept:
         raise Failure(f"{found.source} tells nothing of {rows.replace('|', ', ')}")
     expected = "; ".join(f"{row.what}: {row.expected}" for row in wrong or kept)
-    return verdict(expected, "; ".join(f"{row.what}: {row.found}" for row in wrong or kept), good=not wrong)
+    found_rows = "; ".join(f"{row.what}: {row.found or 'none'}" for row in wrong or kept)
+    return verdict(expected, found_rows, good=not wrong)
 
 
 @check("compare with lscpu; dead cores or sockets are in the firmware's log", applies=classed)
