@@ -314,7 +314,7 @@ def test_what_is_not_mounted_or_read_only_is_named(tmp_path):
 # What hangs.
 
 
-def quick(name: str, seconds: float = 0.4) -> Check:
+def quick(name: str, seconds: float = 2) -> Check:
     return replace(CHECKS[name], seconds=seconds)
 
 
@@ -324,8 +324,8 @@ def test_tools_that_hang_are_failures_of_their_names_and_hang_side_by_side(minsk
     checks = [quick(name) for name in CHECKS if CHECKS[name].do and name not in AC922]
     began = time.monotonic()
     results = run(minsky.node(), checks, {})
-    assert time.monotonic() - began < 2.5
-    hung = {each.name for each in results if each.found == "it hangs: no answer within 0.4 s"}
+    assert time.monotonic() - began < 8  # one after the other it would be 18
+    hung = {each.name for each in results if each.found == "it hangs: no answer within 2 s"}
     assert hung == {
         "driver",
         "gpus",
@@ -359,7 +359,7 @@ def wait_for(condition, seconds: float = 5):
     return True
 
 
-def made(judge, seconds: float = 0.3) -> Check:
+def made(judge, seconds: float = 5) -> Check:
     return replace(CHECKS["memory"], name="made", judge=judge, seconds=seconds)
 
 
@@ -370,8 +370,8 @@ def test_a_check_that_ignores_signals_is_a_failure_within_its_limit(tmp_path):
         time.sleep(600)
 
     began = time.monotonic()
-    (result,) = run(NONE, [made(stubborn)], {})
-    assert (result.verdict, time.monotonic() - began < 1.5) == (FAILED, True)
+    (result,) = run(NONE, [made(stubborn, 1)], {})
+    assert (result.verdict, time.monotonic() - began < 4) == (FAILED, True)
     assert "hangs" in result.found
     assert wait_for(lambda: not alive(int((tmp_path / "pid").read_text())), 1)
 
@@ -425,7 +425,7 @@ def test_a_file_system_whose_server_has_stopped_is_a_named_failure_and_keeps_nob
     (tmp_path / "node.yml").write_text(f"class: none\nmounts: {{{at}: {{type: fuse.*}}}}\n")
     program = (
         "import dataclasses, sys; from minsky.nodecheck import __main__, check; check.registered();"
-        "check.CHECKS['mount'] = dataclasses.replace(check.CHECKS['mount'], seconds=1.0);"
+        "check.CHECKS['mount'] = dataclasses.replace(check.CHECKS['mount'], seconds=2.0);"
         f"sys.exit(__main__.main(['--node', '{tmp_path}/node.yml', '--only', 'mount', '--json']))"
     )
     slow = SlowFileSystem(at)
@@ -437,10 +437,10 @@ def test_a_file_system_whose_server_has_stopped_is_a_named_failure_and_keeps_nob
                 out, _ = nodecheck.communicate(timeout=20)
             finally:
                 nodecheck.kill()
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 10
         assert nodecheck.returncode == 1
         (result,) = json.loads(out)["checks"]
-        assert (result["name"], result["found"]) == (f"mount {at}", "it hangs: no answer within 1 s")
+        assert (result["name"], result["found"]) == (f"mount {at}", "it hangs: no answer within 2 s")
         assert f"umount -l {at}" in result["do"]
         stuck = waiting_in_the_kernel(program)
         assert len(stuck) == 1, "the check's process cannot be killed, and nobody waits for it"
@@ -478,6 +478,7 @@ def test_nodecheck_that_is_told_to_stop_takes_its_checks_along(minsky):
 
 
 def command(it: Simulated, *arguments: str) -> tuple[int, str]:
+    it.answer("unmunge", "*", unmunge())  # of now
     (it.directory / "node.yml").write_text(
         "class: minsky-p100\nmemory_mib: 1\ninfiniband: {ports: 0}\nskip: {npu: simulated}\n"
         "container: apptainer exec / true\n"
