@@ -3,16 +3,13 @@
 import importlib
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from labs.labkit.goal import Goal
+
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-
-from labs.labkit.goal import Goal  # noqa: E402 - the labs are no installed package
-
 SCRIPTS = sorted([*JOBS.glob("*.sh"), *JOBS.glob("sweeps/*.sh")])
 LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
 BATCH = [script for script in SCRIPTS if re.search("(?m)^#SBATCH", script.read_text())]

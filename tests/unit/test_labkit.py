@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
+from labs.labkit import LabError, datasets, plan, result, world
+from labs.labkit.goal import Goal
 
-# The labs are no installed package: they lie beside their job scripts.
-from labs.labkit import LabError, datasets, plan, result, world  # noqa: E402
-from labs.labkit.goal import Goal  # noqa: E402
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
 def ranks(size, *, threads=1, cpus=(0, 1), machine="m"):

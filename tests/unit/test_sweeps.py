@@ -2,14 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-
-from labs.labkit import LabError, scaling, sweep  # noqa: E402 - the labs are no installed package
+from labs.labkit import LabError, scaling, sweep
 
 
 def result(**more):
