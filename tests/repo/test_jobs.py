@@ -16,27 +16,38 @@ BATCH = [script for script in SCRIPTS if re.search("(?m)^#SBATCH", script.read_t
 
 WARNING = "--signal=B:USR1@90"  # seconds: a checkpoint of every lab takes less
 
-# What each lab's script does, below its comments. Not in a file that they share: these lines find that file.
-BODY = """\
-set -euo pipefail
-
+# How each script finds launch.sh; UP leads from its directory, HERE, to jobs/. Not in a file that they share:
+# these lines find that file.
+FIND = """\
 # Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
 submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n '/^ *Command=\\//{s///;s|^|/|p;q}') || true
 until [[ -f $submitted || $submitted != *\\ * ]]; do submitted=${submitted% *}; done # behind it its arguments
-for jobs in "${submitted:+$(dirname "$submitted")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+for jobs in "${submitted:+$(dirname "$submitted")UP}" "$(dirname "$0")UP" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
   [[ -f $jobs/labs/launch.sh ]] && break
 done
-[[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }
-# shellcheck source=jobs/labs/launch.sh
+[[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from HERE/" >&2 && exit 1; }
+"""  # noqa: E501 - the script's own line
+
+# What each lab's script does, below its comments.
+BODY = """\
+set -euo pipefail
+
+FIND# shellcheck source=jobs/labs/launch.sh
 source "$jobs/labs/launch.sh"
 
 run python -m labs.LAB "$@"
-"""  # noqa: E501 - the script's own line
+"""
 
 
 def commands(script):
     """The lines of *script* that are no comments."""
     return [line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")]
+
+
+def find(directory):
+    """The lines that find launch.sh, as they stand in the scripts of *directory*."""
+    below = directory.relative_to(JOBS.parent)
+    return FIND.replace("UP", "/.." * (len(below.parts) - 1)).replace("HERE", str(below))
 
 
 @pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
@@ -58,6 +69,11 @@ def test_a_script_passes_its_arguments_on_and_expands_no_rank_on_the_batch_host(
 
 
 @pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
+def test_a_script_finds_what_it_needs_as_every_other_does(script):
+    assert find(script.parent) in script.read_text()
+
+
+@pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
 def test_a_script_leaves_partition_and_account_to_the_user(script):
     assert not re.search(r"#SBATCH.*(--partition|--account|--reservation| -p | -A )", script.read_text())
 
@@ -65,7 +81,7 @@ def test_a_script_leaves_partition_and_account_to_the_user(script):
 @pytest.mark.parametrize("lab", LABS)
 def test_labs_differ_in_their_directives_and_programs_only(lab):
     text = (JOBS / f"{lab}_horovod.sh").read_text()
-    assert text[text.index("set -euo pipefail") :] == BODY.replace("LAB", lab)
+    assert text[text.index("set -euo pipefail") :] == BODY.replace("FIND", find(JOBS)).replace("LAB", lab)
     # results lie beside the output, in LAB-JOB/; before its time is up a job saves and waits again
     trains = "steps" in vars(importlib.import_module(f"labs.{lab}").knobs().parse_args([]))
     saves = ["--open-mode=append", "--requeue", WARNING] if trains else []
