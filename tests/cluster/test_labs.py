@@ -2,12 +2,8 @@
 
 import re
 from importlib import import_module
-from pathlib import Path
 
 import pytest
-
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +12,6 @@ def two(nodes):
     return "-N 2" if len(nodes) > 1 else "-N 1 -n 2"
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_a_lab_runs_on_two_ranks(user, two, lab):
     knobs = vars(import_module(f"labs.{lab}").knobs().parse_args([]))
     short = "--steps 10" if "steps" in knobs else ""

@@ -11,7 +11,6 @@ from labs.labkit.goal import Goal
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 SCRIPTS = sorted([*JOBS.glob("*.sh"), *JOBS.glob("sweeps/*.sh")])
-LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
 BATCH = [script for script in SCRIPTS if re.search("(?m)^#SBATCH", script.read_text())]
 
 WARNING = "--signal=B:USR1@90"  # seconds: a checkpoint of every lab takes less
@@ -78,7 +77,6 @@ def test_a_script_leaves_partition_and_account_to_the_user(script):
     assert not re.search(r"#SBATCH.*(--partition|--account|--reservation| -p | -A )", script.read_text())
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_labs_differ_in_their_directives_and_programs_only(lab):
     text = (JOBS / f"{lab}_horovod.sh").read_text()
     assert text[text.index("set -euo pipefail") :] == BODY.replace("FIND", find(JOBS)).replace("LAB", lab)
@@ -89,13 +87,11 @@ def test_labs_differ_in_their_directives_and_programs_only(lab):
         assert f"\n#SBATCH {directive}\n" in text
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_a_lab_is_listed_and_has_its_program(lab):
     assert f"`{lab}_horovod.sh`" in (JOBS / "README.md").read_text()
     assert "# Horovod:" in (JOBS / "labs" / f"{lab}.py").read_text()
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_a_lab_states_its_goals_with_their_sources_and_explains_its_options(lab):
     program = importlib.import_module(f"labs.{lab}")
     assert program.GOALS
@@ -107,7 +103,8 @@ def test_a_lab_states_its_goals_with_their_sources_and_explains_its_options(lab)
 
 
 def test_there_is_no_lab_program_without_a_job():
-    assert sorted(path.stem for path in (JOBS / "labs").glob("[!_]*.py")) == LABS
+    programs = [path.stem for path in (JOBS / "labs").glob("[!_]*.py")]
+    assert [name for name in programs if not (JOBS / f"{name}_horovod.sh").exists()] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

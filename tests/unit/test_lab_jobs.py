@@ -23,9 +23,8 @@ def job(script, *arguments, cwd, programs=Path(sys.executable).parent, **environ
     )
 
 
-@pytest.mark.parametrize("script", sorted(JOBS.glob("*_horovod.sh")), ids=lambda script: script.name)
-def test_a_job_says_where_it_runs_and_passes_its_arguments_on_from_any_directory(script, tmp_path):
-    done = job(script, "--no-such-option", cwd=tmp_path)
+def test_a_job_says_where_it_runs_and_passes_its_arguments_on_from_any_directory(lab, tmp_path):
+    done = job(JOBS / f"{lab}_horovod.sh", "--no-such-option", cwd=tmp_path)
     assert done.returncode == 2
     assert "unrecognized arguments: --no-such-option" in done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["nodes", "image", "threads"]
