@@ -172,16 +172,23 @@ def _refuse_strangers(ranks: int, environment: Mapping[str, str]) -> None:
 
 def launch_rank(environment: Mapping[str, str] = os.environ) -> int:
     """Rank as the launcher numbers it: known before Horovod is."""
-    return int(environment.get("PMIX_RANK") or environment.get("SLURM_PROCID") or 0)
+    # Slurm's last: it numbers a batch script 0, and so all that mpirun starts there
+    names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+    return int(next(filter(None, map(environment.get, names)), 0))
+
+
+# seconds by which rank 0 may come later to the same failure: ranks that load TensorFlow drift apart
+PATIENCE = 10
 
 
 def let_rank_0_speak(status: int) -> None:
     """Before this rank fails with *status*: where all fail alike, one says why, and all leave with it.
 
-    Rank 0 goes on at once, and its end makes the launcher terminate the others while they wait here.
+    Rank 0 goes on at once, and its end makes the launcher terminate the others while they wait here. Whether
+    it fails at all they cannot know: it may be waiting for them, so in the end they speak.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
-    time.sleep(min(launch_rank(), 1))
+    time.sleep(PATIENCE if launch_rank() else 0)
 
 
 def _end(reason: str) -> NoReturn:
