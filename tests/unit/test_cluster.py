@@ -91,6 +91,11 @@ def test_the_help_names_every_verb_with_an_example(capsys):
     assert "make demo ARGS=" in shown
 
 
+def test_the_help_of_demo_is_that_of_its_lab(capfd):
+    assert command.main(["demo", "--help"]) == 0
+    assert capfd.readouterr().out.startswith("usage: cnn")
+
+
 def test_a_verb_does_what_its_row_says(monkeypatch, tmp_path):
     done = []
     monkeypatch.setattr(command, "STATE", tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minsky import cluster
-from minsky.demo import demo
+from minsky.demo import demo, lab_help
 from minsky.errors import MinskyError, speak_plainly
 from minsky.paths import STATE
 from minsky.stages import Stages, console
@@ -113,7 +113,10 @@ def main(argv: list[str] | None = None) -> int:
         "--nodes", default=os.environ.get("NODES"),
         help=f"compute nodes, 1 to {MAX_NODES}; NODES in the environment; else those up, or {DEFAULT_NODES}",
     )  # fmt: skip
-    options, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["demo"] and {"-h", "--help"} & {*words}:
+        return lab_help()
+    options, rest = parser.parse_known_args(words)
     verb = VERBS[options.verb]
     if rest and verb.do is not demo:
         parser.error(f"{options.verb} does not know {' '.join(rest)}")
