@@ -12,7 +12,6 @@ from typing import NamedTuple
 from minsky import cluster
 from minsky.demo import demo, lab_help
 from minsky.errors import MinskyError, speak_plainly
-from minsky.paths import STATE
 from minsky.stages import Stages, console
 from minsky.virtual import DEFAULT_NODES, MAX_NODES
 
@@ -80,8 +79,8 @@ The Makefile's verbs call these after seeing to .venv: make cluster NODES=2, mak
 @contextmanager
 def alone() -> Iterator[None]:
     """Hold this checkout's lock; a MinskyError where another command holds it."""
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
+    cluster.LOCK.parent.mkdir(exist_ok=True)
+    with cluster.LOCK.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
