@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import hpccm
 import pytest
+from docker.errors import ImageNotFound
 
 from minsky.errors import MinskyError
 from minsky.images import __main__ as command
@@ -185,13 +186,22 @@ def test_locking_an_image_without_python_packages_says_so(capsys):
     assert capsys.readouterr().out.startswith("Image node pins no Python packages")
 
 
-def test_a_list_in_a_pipe_has_whole_keys(monkeypatch, capsys):
+def test_a_list_in_a_pipe_has_whole_keys_and_of_optional_layers_what_is_built(monkeypatch, capsys):
+    layered = image("lab", "x86_64-cpu").with_layers("jupyter", "opencv")
+
+    def get(tag):
+        if tag != layered.tag:
+            raise ImageNotFound(tag)
+        return SimpleNamespace(attrs={"Size": 2e9})
+
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(command, "docker", lambda: SimpleNamespace(images=SimpleNamespace(get=get)))
+    monkeypatch.setattr(command.sif, "found", lambda _: None)
     command._list(SimpleNamespace())
     listed = capsys.readouterr().out
-    assert [found.tag for several in recipes.catalogue().values() for found in several] == re.findall(
-        r"minsky/\S+", listed
-    )
+    plain = [found.tag for several in recipes.catalogue().values() for found in several]
+    assert [tag for tag in re.findall(r"minsky/\S+", listed) if tag != layered.tag] == plain
+    assert re.search(rf"x86_64-cpu\+jupyter\+opencv .* {layered.tag} +2000 MB", listed)
 
 
 def test_an_image_without_a_test_must_say_why_before_it_is_built(tiny, monkeypatch):
