@@ -99,8 +99,8 @@ class Training:
     def run(
         self,
         order: Callable[[int], Any],
-        test: Callable[[], float],
-        told: Callable[[float, float], str] = _told,
+        test: Callable[[], Any],
+        told: Callable[[float, Any], str] = _told,
     ) -> None:
         """Take the steps that are missing, and *test* now and then; *told* gives words to its result.
 
@@ -151,19 +151,24 @@ class Training:
         if self.ranks.size > 1:
             message = hvd.allreduce(tf.constant(message), op=hvd.Sum).numpy()
         *values, waited = message[:-3].reshape(measured.shape).T.tolist()
-        good = [math.isfinite(loss) for loss in [*values[0], math.nan]].index(False)
+        good = int(np.argmin([*np.isfinite(values).all(axis=0), False]))
         for name, column in zip(self.measures, values, strict=True):
             self.history[name] += column[:good]
         if good < len(measured):
+            measure, value = next(
+                (name, column[good])
+                for name, column in zip(self.measures, values, strict=True)
+                if not math.isfinite(column[good])
+            )
             raise DivergedError(
-                f"the loss is {values[0][good]} at step {self.progress.step + good + 1}: training diverges; "
+                f"the {measure} is {value} at step {self.progress.step + good + 1}: training diverges; "
                 "use a smaller --learning-rate",
             )
         self.progress.add(good, time.monotonic() - begun, sum(waited), values[0][-1])
         stop, save, chunk = message[-3:].tolist()
         return stop, save, chunk
 
-    def _test(self, now: int, value: float) -> float:
+    def _test(self, now: int, value: Any) -> Any:
         self.history["test"] = [*(former for former in self.history["test"] if former[0] < now), [now, value]]
         return value
 
