@@ -4,6 +4,7 @@ import subprocess
 import tarfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import hpccm
@@ -12,7 +13,7 @@ from docker.errors import ImageNotFound
 
 from minsky.errors import MinskyError
 from minsky.images import __main__ as command
-from minsky.images import build, emulation, engine, recipes, sif, strict
+from minsky.images import base, build, emulation, engine, recipes, sif, strict
 from minsky.images.build import tar_of
 from minsky.images.recipes import Target, image
 
@@ -366,3 +367,38 @@ def test_emulation_is_taken_back_and_what_others_have_registered_stays(cache, tm
     emulation.remove()
     assert (tmp_path / "minsky-ppc64le").read_text() == "-1"  # to the kernel: remove this one
     assert (tmp_path / "qemu-ppc64le").read_text() == "enabled"
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A package mirror that lacks a file its index names, until a source so called is asked; what was asked."""
+    monkeypatch.setattr(base, "CACHE", tmp_path)
+    monkeypatch.setattr(base, "require_mmdebstrap", lambda: None)
+    monkeypatch.setattr(base, "mirrors", lambda suite: [f"deb http://mirror {suite} main", "deb updates"])
+    asked = []
+
+    def lacks(whole):
+        def run(command, environment):
+            asked.append(command[-1])
+            if whole and f" {whole} " in command[-1]:
+                Path(command[command.index("trixie") + 1]).write_bytes(b"tar")
+                return subprocess.CompletedProcess(command, 0, "", "")
+            said = "E: Failed to fetch http://mirror/pool/z/zlib1g_1.3_ppc64el.deb  404  Not Found [IP: 192.0.2.1]"
+            return subprocess.CompletedProcess(command, 25, "", said)
+
+        monkeypatch.setattr(base, "_run", run)
+        return asked
+
+    return lacks
+
+
+def test_a_base_comes_from_the_suites_other_name_where_the_mirror_lacks_what_the_first_names(mirror):
+    asked = mirror("stable")
+    assert base.bootstrap(image("lab", "ppc64le-cpu"), {}).read_bytes() == b"tar"
+    assert asked == ["deb updates", "deb http://mirror trixie main", "deb http://mirror stable main"]
+
+
+def test_a_mirror_between_two_states_is_told_by_the_file_that_it_lacks(mirror):
+    mirror(None)
+    with pytest.raises(base.OutOfStepError, match=r"for ppc64le.*zlib1g_1.3_ppc64el.deb  404.*some hours"):
+        base.bootstrap(image("lab", "ppc64le-cpu"), {})
