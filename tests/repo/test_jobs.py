@@ -1,6 +1,7 @@
 """Contracts that every job script and lab keeps."""
 
 import importlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -100,6 +101,13 @@ def test_a_lab_states_its_goals_with_their_sources_and_explains_its_options(lab)
         assert goal.source
     for action in program.knobs()._actions:
         assert action.help, action.option_strings
+
+
+def test_a_lab_shows_what_it_printed_on_two_ranks_of_the_virtual_cluster(lab):
+    text = (JOBS / "reference" / f"{lab}.out").read_text()
+    result = json.loads(re.findall(r"(?m)^RESULT (\{.*\})$", text)[-1])
+    assert (result["lab"], result["ranks"], result["nodes"]) == (lab, 2, 2)
+    assert result["goal"]["reached"]
 
 
 def test_there_is_no_lab_program_without_a_job():

@@ -371,7 +371,7 @@ def test_emulation_is_taken_back_and_what_others_have_registered_stays(cache, tm
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A package mirror that lacks a file its index names, until a source so called is asked; what was asked."""
+    """A mirror that lacks a file its index names, until a source so called is asked; what was asked."""
     monkeypatch.setattr(base, "CACHE", tmp_path)
     monkeypatch.setattr(base, "require_mmdebstrap", lambda: None)
     monkeypatch.setattr(base, "mirrors", lambda suite: [f"deb http://mirror {suite} main", "deb updates"])
@@ -383,7 +383,7 @@ def mirror(tmp_path, monkeypatch):
             if whole and f" {whole} " in command[-1]:
                 Path(command[command.index("trixie") + 1]).write_bytes(b"tar")
                 return subprocess.CompletedProcess(command, 0, "", "")
-            said = "E: Failed to fetch http://mirror/pool/z/zlib1g_1.3_ppc64el.deb  404  Not Found [IP: 192.0.2.1]"
+            said = "E: Failed to fetch http://mirror/pool/zlib1g_ppc64el.deb  404  Not Found [IP: 192.0.2.1]"
             return subprocess.CompletedProcess(command, 25, "", said)
 
         monkeypatch.setattr(base, "_run", run)
@@ -400,5 +400,5 @@ def test_a_base_comes_from_the_suites_other_name_where_the_mirror_lacks_what_the
 
 def test_a_mirror_between_two_states_is_told_by_the_file_that_it_lacks(mirror):
     mirror(None)
-    with pytest.raises(base.OutOfStepError, match=r"for ppc64le.*zlib1g_1.3_ppc64el.deb  404.*some hours"):
+    with pytest.raises(base.OutOfStepError, match=r"for ppc64le.*zlib1g_ppc64el.deb  404.*some hours"):
         base.bootstrap(image("lab", "ppc64le-cpu"), {})
