@@ -8,7 +8,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@90
 
-# Does it depend on which images there are to learn from?
+# Other images, other first weights: how much of the gap is chance?
 
 set -euo pipefail
 

@@ -139,12 +139,12 @@ def test_a_rank_that_is_killed_ends_the_job_at_once_with_its_reason(user, nodes,
 
 def test_a_job_that_is_cancelled_has_saved_and_another_goes_on_from_there(user, shared, trains):
     none = f"MINSKY_DATA_DIR={shared}/none"
-    number = trains("-N 1 ~/jobs/cnn_horovod.sh --steps 900", none)
+    number = trains("-N 1 ~/jobs/cnn_horovod.sh --steps 400", none)
     user.check(f"scancel {number}")
     assert user.end(number, 60).state == "CANCELLED"
-    job = user.submit(f"-N 1 ~/jobs/cnn_horovod.sh --steps 900 --results cnn-{number}", environment=none)
+    job = user.submit(f"-N 1 ~/jobs/cnn_horovod.sh --steps 400 --results cnn-{number}", environment=none)
     assert job.state == "COMPLETED", job.output
-    assert 0 < int(re.search(r"continuing from step (\d+) in", job.output)[1]) < 900
+    assert 0 < int(re.search(r"continuing from step (\d+) in", job.output)[1]) < 400
 
 
 def test_a_job_says_where_it_runs_before_it_starts_to_train(user, nodes, shared):

@@ -73,9 +73,17 @@ def has_shakespeare():
 
 
 def histories(said):
-    """What runs left in result.json, as a script printed it: name of the run, its losses."""
+    """What runs left in result.json, as a script printed it: histories by names of runs."""
     pairs = [line.split(" ", 1) for line in said.splitlines() if line.startswith("history-")]
-    return {name: json.loads(text)["history"]["loss"] for name, text in pairs}
+    return {name: json.loads(text)["history"] for name, text in pairs}
+
+
+def alike(history, whole):
+    """Whether they are of the same training. Adam does not heed the size of gradients, their norm does."""
+    steps = len(history["loss"])
+    return history["loss"] == pytest.approx(whole["loss"][:steps], rel=1e-5) and history[
+        "norm"
+    ] == pytest.approx(whole["norm"][:steps], rel=1e-4)
 
 
 @pytest.mark.parametrize("target", ["x86_64-cpu", "x86_64-cpu-keras2"])
@@ -103,10 +111,10 @@ def test_a_training_that_stops_goes_on_as_if_it_had_not_on_as_many_ranks_as_will
     assert ran.said.count("continuing from step 6 in") == 3
     told = histories(ran.said)
     whole = told["history-whole"]
-    assert len(set(whole)) == 14
-    assert told["history-one"] == whole
+    assert len(set(whole["loss"])) == 14
+    assert told["history-one"]["loss"] == whole["loss"]
     for name in ("two", "other"):
-        assert told[f"history-{name}"] == pytest.approx(whole, rel=1e-5)
+        assert alike(told[f"history-{name}"], whole), told
     assert ran.result["data"] == "sonnets.txt"
     assert ran.result["goal"]["source"] == "that of a blind guess"
 
@@ -143,7 +151,7 @@ def test_an_epoch_of_the_complete_works_costs_what_it_must_and_begins_alike_on_t
     assert result["steps"] == 188
     assert 6.65 <= result["loss"] <= 6.85
     assert result["gradient_bytes"] == 8_989_860
-    assert told["history-two"] == pytest.approx(told["history-run"][:8], rel=1e-5)
+    assert alike(told["history-two"], told["history-run"])
 
 
 @pytest.mark.long

@@ -30,6 +30,42 @@ pathlib.Path("w.caffemodel").write_bytes(model)
 print("sha1", hashlib.sha1(model).hexdigest())
 """
 
+# What two ranks read of the shards; what one reads that goes on after a step.
+READ = """
+import hashlib, json
+from pathlib import Path
+import numpy as np
+from labs import transfer_learning as lab
+from labs.labkit import pictures, world
+from labs.labkit.world import World
+from labs.transfer import data
+
+def stream(rank, epoch):
+    read = shards.read("train", World(rank, [None, None]), epoch=epoch, seed=1)
+    return [(hashlib.sha1(jpeg).hexdigest(), jpeg, label) for jpeg, label in read.as_numpy_iterator()]
+
+def down(jpeg):
+    picture = pictures.decoded(jpeg).numpy().astype(float)
+    return np.abs(np.diff(picture, axis=1)).mean() > np.abs(np.diff(picture, axis=0)).mean()
+
+with world.start() as ranks:
+    given = lab.knobs().parse_args()
+    given.global_batch_size = 4
+    shards = pictures.Shards.found(given.images)
+    streams = [stream(rank, 0) for rank in range(2)]
+    batches = []
+    for begin in (0, 1):
+        mine = data.Pictures(given, ranks)
+        mine.begin(begin)
+        batches.append([hashlib.sha1(mine.take(None)[0].numpy()).hexdigest() for _ in range(4 - begin)])
+    print(json.dumps({
+        "streams": [[name for name, *_ in one] for one in streams],
+        "next epoch": [name for name, *_ in stream(0, 1)],
+        "wrong labels": sum(bool(down(jpeg)) != bool(label) for one in streams for _, jpeg, label in one),
+        "from the first batch": batches[0], "from the second batch": batches[1],
+    }))
+"""
+
 # Three steps, the last one of all layers: what each changed.
 STEPS = """
 import json
@@ -64,8 +100,11 @@ with world.start() as ranks:
         ),
     ],
 )
-def test_a_network_with_a_past_is_ten_points_ahead_after_the_same_steps(lab_of, staged, target, ranks, data):
-    place = "" if data == "mnist" else "MINSKY_DATA_DIR=/none"
+def test_a_network_with_a_past_is_ten_points_ahead_after_the_same_steps(lab_of, request, target, ranks, data):
+    place = "MINSKY_DATA_DIR=/none"
+    if data == "mnist":
+        place = ""
+        request.getfixturevalue("staged")
     launch = f"mpirun -n {ranks} --oversubscribe" if ranks > 1 else ""
     seen = lab_of(target).run(f"{place} {launch} python -m labs.transfer_learning").result
     assert (seen["data"], seen["ranks"], seen["examples"]) == (data, ranks, 100)
@@ -91,10 +130,24 @@ def test_the_other_layers_stay_while_the_last_one_learns_alone(lab):
     assert len(all_of_them) == 20
 
 
+def test_two_ranks_take_the_steps_of_one(lab):
+    run = "python -m labs.transfer_learning --pretraining 1 --steps 10"
+    ran = lab.run(
+        f"export MINSKY_DATA_DIR=/none; {run} --results one; {TWO} {run} --results two\n"
+        "cat one/result.json two/result.json"
+    )
+    assert ran.status == 0, ran.said
+    results = (json.loads(line) for line in ran.said.splitlines() if line.startswith('{"lab"'))
+    one, two = (result["history"] for result in results)
+    assert len(set(one["scratch_loss"])) == 20
+    for measure in ("loss", "scratch_loss"):
+        assert two[measure] == pytest.approx(one[measure], rel=1e-3)
+
+
 def test_a_run_that_is_broken_off_while_all_layers_learn_ends_as_if_it_had_not_been(lab):
     ran = lab.run(
         "export MINSKY_DATA_DIR=/none\n"
-        "run() { python -m labs.transfer_learning --pretraining 20 --steps 60 --results $1; }\n"
+        "run() { python -m labs.transfer_learning --pretraining 20 --steps 150 --results $1; }\n"
         "run whole; cat whole/result.json\n"
         ": >out; run broken >out & job=$!\n"
         "while kill -0 $job && ! grep -q 'all layers:' out; do sleep .1; done\n"
@@ -104,11 +157,11 @@ def test_a_run_that_is_broken_off_while_all_layers_learn_ends_as_if_it_had_not_b
     assert ran.status == 0, ran.said
     assert "\nstatus 75\n" in ran.said
     step = int(re.findall(r"continuing from step (\d+) in /tmp/broken\n", ran.said)[-1])
-    assert 60 < step < 120
+    assert 150 < step < 300
     whole, broken = (
         json.loads(line)["history"] for line in ran.said.splitlines() if line.startswith('{"lab"')
     )
-    assert len(whole["loss"]) == 120
+    assert len(whole["loss"]) == 300
     for measure in ("loss", "scratch_loss", "test"):
         assert broken[measure] == whole[measure]
 
@@ -121,14 +174,16 @@ def of_pictures(lab):
         f"cat >made.py <<'END'\n{MADE}\nEND\npython made.py | tee sum; sha1=$(sed -n 's/sha1 //p' sum)\n"
         f"{TWO} python -m labs.labkit.shards made --shards 2 --results shards\n"
         f"{TWO} {learn} --sha1 $sha1 --images shards --results two\n"
-        f"{learn} --sha1 $sha1 --images shards --results one\n"
+        f"cat >read.py <<'END'\n{READ}\nEND\npython read.py --images shards --weights w.caffemodel\n"
+        "! python -m labs.labkit.shards made --results /small/shards\n"
         f"! mpirun -n 3 --oversubscribe {learn} --sha1 $sha1 --images shards --global-batch-size 6\n"
         f"! {learn} --images shards\n"
         f"! {learn} --images made\n"
         "! python -m labs.transfer_learning --images shards\n"
         "echo more >>shards/train-00001.tfrecord\n"
         f"! {learn} --sha1 $sha1 --images shards\n"
-        "! python -m labs.labkit.shards made/val/down"
+        "! python -m labs.labkit.shards made/val/down",
+        tmpfs="100k",
     )
 
 
@@ -138,25 +193,32 @@ def test_pictures_in_directories_become_shards_from_which_ranks_learn(of_picture
     assert "skipped: made/train/down/broken.jpg cannot be read as JPEG, PNG, BMP or GIF" in said
     assert "train  24 pictures in 2 shards" in said
     assert "test   10 pictures in 2 shards" in said
-    two, one = (json.loads(line) for line in re.findall(r"(?m)^RESULT (\{.*\})$", said))
-    assert [(seen["ranks"], seen["data"], seen["steps"]) for seen in (two, one)] == [
-        (2, "shards", 4),
-        (1, "shards", 4),
-    ]
+    [two] = (json.loads(line) for line in re.findall(r"(?m)^RESULT (\{.*\})$", said))
+    assert (two["ranks"], two["data"], two["steps"]) == (2, "shards", 4)
     assert two["last_layer_gradient_bytes"] == 2 * 4 * (4096 * 2 + 2)
     assert two["input_s"] > 0
     assert "waiting for pictures" in said
-    assert 0 < two["accuracy"] < 1
+
+
+def test_each_rank_reads_its_own_shards_in_another_order_each_time_and_goes_on_where_it_was(of_pictures):
+    [read] = (json.loads(line) for line in of_pictures.said.splitlines() if line.startswith('{"streams"'))
+    first, other = read["streams"]
+    assert len({*first, *other}) == len(first) + len(other) == 24
+    assert read["next epoch"] != first
+    assert sorted(read["next epoch"]) == sorted(first)
+    assert read["wrong labels"] == 0
+    assert read["from the second batch"] == read["from the first batch"][1:]
 
 
 @pytest.mark.parametrize(
     "reason",
     [
-        "3 ranks read a shard each or more, but shards has 2 shards for train: use fewer ranks",
+        "3 ranks read a shard each or more, but shards has 2 shards for train: use no more ranks",
         r"w.caffemodel has the sha1 \w{40}, expected was 4c8d77de",
         "made has no whole shards of pictures .* sbatch jobs/shards.sh DIRECTORY",
         "--images and --weights go together",
         "shards/train-00001.tfrecord is damaged: make them",
+        "shards cannot be written to /small/shards .*name another directory",
         "made/val/down has no directories with pictures .* two or more are needed",
     ],
 )

@@ -83,7 +83,12 @@ def test_each_epoch_shuffles_the_batches_and_deals_each_out_to_the_ranks_in_orde
     assert not np.array_equal(words.order(60, 12, ranks(1)[0], seed=1, epoch=1), one)
 
 
-def test_without_shakespeare_in_the_data_directory_the_sonnets_are_read_and_every_word_is_kept(tmp_path):
+def test_without_shakespeare_in_the_data_directory_the_sonnets_are_read_and_every_word_is_kept(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(LabError, match=r"has no shakespeare/complete_works.txt: name the directory"):
+        words.text(tmp_path, None, None)
+    monkeypatch.setenv("MINSKY_DATA_DIR", str(tmp_path))
     for directory in (None, tmp_path):
         text = words.text(directory, None, None)
         assert text.name == "sonnets"

@@ -5,7 +5,6 @@ read different files do not wait for each other. A shard is a TFRecord file of p
 256 x 256, with its class as a number; which there are, and how many pictures are in each, is in shards.json.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -109,11 +108,7 @@ def write(
             writer.write(_example(jpeg, labels[index]))
             done.add(int(index))
             told(len(done))
-    facts = {
-        "file": target.name,
-        "pictures": len(done),
-        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
-    }
+    facts = {"file": target.name, "pictures": len(done), "bytes": part.stat().st_size}
     part.replace(target)
     return facts, [os.fsdecode(file) for index, file in enumerate(files) if index not in done]
 
@@ -169,7 +164,8 @@ class Shards:
         if not min(shares):
             raise LabError(
                 f"{ranks.size} ranks read a shard each or more, but {self.directory} has "
-                f"{count(len(self.files[part]), 'shard')} for {part}: use fewer ranks, or more --shards"
+                f"{count(len(self.files[part]), 'shard')} for {part}: use no more ranks than shards, "
+                "or write more: sbatch jobs/shards.sh DIRECTORY --shards NUMBER"
             )
         return min(shares)
 

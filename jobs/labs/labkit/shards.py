@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from labs.labkit import LabError, options, pictures, result, world
-from labs.labkit.lazy import hvd
+from labs.labkit.lazy import hvd, tf
 from labs.labkit.world import World, count
 
 
@@ -23,7 +23,9 @@ def knobs() -> options.Parser:
     parser = options.Parser("shards", "Writes pictures in directories into shards (TFRecord files).")
     parser.add_argument("directory", type=Path, help="holds train/CLASS/ and val/CLASS/, or CLASS/")
     parser.add_argument("--results", type=Path, help="directory to write to (default: shards-JOB)")
-    parser.add_argument("--shards", type=options.whole(1), default=16, help="files per part: ranks, at most")
+    parser.add_argument(
+        "--shards", type=options.whole(1), default=16, help="files per part, at least one per rank"
+    )
     return parser
 
 
@@ -57,10 +59,10 @@ def run(given: argparse.Namespace, ranks: World) -> None:
         for part, number, some in mine:
             file = target / f"{part}-{number:05}.tfrecord"
             shard, left_out = pictures.write(file, some, ranks.threads, told)
-            facts.append((part, number, shard | {"bytes": file.stat().st_size}))
+            facts.append((part, number, shard))
             skipped += left_out
             written += len(some)
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise LabError(f"shards cannot be written to {target} ({error}): name another directory") from error
     # Horovod: what each rank wrote; until here no rank waited for another.
     every = hvd.allgather_object((facts, skipped))

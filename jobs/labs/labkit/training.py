@@ -41,7 +41,8 @@ class Training:
 
     *state* is what a checkpoint keeps: `weights` (variables by name), `optimizer`, the variable `step`. A
     continued run must share *settings*, by name. *before_save* is called on all ranks before a checkpoint.
-    A sample is *units* of *unit*, by which speed is told.
+    A sample is *units* of *unit*, by which speed is told. *home*: the directory for results, if it has been
+    made; *part*: its subdirectory for the checkpoints of one training of several.
 
     Raises:
         LabError: the results directory cannot be written to, or holds a checkpoint of other settings.
@@ -59,6 +60,8 @@ class Training:
     unit: str = "images"
     units: int = 1
     before_save: Callable[[], None] = lambda: None
+    home: Path | None = None
+    part: str = ""
 
     def __post_init__(self) -> None:
         """Compile the step; begin, or continue from a checkpoint."""
@@ -76,15 +79,15 @@ class Training:
         )
         self.history: dict[str, list[Any]] = {name: [] for name in self.measures} | {"test": []}
         if ranks.rank == 0:  # Horovod: one rank reads and writes the files
-            self.directory = result.directory(self.lab, self.given.results)
+            self.directory = self.home or result.directory(self.lab, self.given.results)
             settings = {"lab": self.lab, "data": self.data, "global batch": course.batch}
             self.checkpoints = Checkpoints(
-                self.directory / "checkpoints", settings | self.settings, **self.state
+                self.directory / self.part / "checkpoints", settings | self.settings, **self.state
             )
             self.history = self.checkpoints.restore(course.steps) or self.history
             if self.history["loss"]:
                 ranks.say(f"continuing from step {self.done} in {self.directory}")
-            elif self.given.results:
+            elif self.given.results and not self.part:
                 ranks.say(f"no checkpoint in {self.directory}: beginning at step 0")
         # Horovod: all ranks begin with rank 0's variables, fresh or from a checkpoint.
         hvd.broadcast_variables([v for part in self.state.values() for v in _variables(part)], root_rank=0)

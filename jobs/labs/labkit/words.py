@@ -1,5 +1,6 @@
 """A text as numbers: its words, cleaned and counted, and the rows of them that a training reads."""
 
+import os
 import re
 import string
 from collections import Counter
@@ -49,6 +50,11 @@ def text(directory: Path | None, chosen: Path | None, rare: int | None) -> Text:
         name, file, description = chosen.name, chosen, str(chosen)
     elif staged.exists():
         name, file, description = "shakespeare", staged, "Shakespeare's complete works"
+    elif directory and str(directory) != os.environ.get("MINSKY_DATA_DIR"):
+        raise LabError(
+            f"{directory} has no {STAGED}: name the directory that has it, or leave --data-dir away, for the "
+            "sonnets where the usual one has none either"
+        )
     else:
         name, file = "sonnets", SONNETS
         description = f"31 sonnets (no {STAGED} in the data directory)"

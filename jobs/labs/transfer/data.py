@@ -29,10 +29,12 @@ class Fields:
         self.source = _some(data.train, range(5), random, FIELDS)
         self.train = _some(data.train, range(5, 10), random, given.examples, each=True)
         self.test = _some(data.test, range(5, 10), random, TESTED)
-        self.samples = len(self.train[1])
+        self.examples = len(self.train[1])
+        # A batch may take each of few examples more than once.
+        self.samples = max(self.examples, given.global_batch_size)
         self.description = (
             f"the digits 5 to 9 of {data.description}, each in a field of 40 x 40 among scraps, made here; "
-            f"{self.samples} examples, {len(self.test[1]):,} to test with"
+            f"{self.examples} examples, {len(self.test[1]):,} to test with"
         )
 
     def begin(self, done: int) -> None:
@@ -40,7 +42,7 @@ class Fields:
 
     def take(self, rows: Any) -> tuple[Any, Any, Any]:
         """Return fields and digits at *rows*, and for how long the step waited for them."""
-        images, labels = (tf.gather(tf.constant(part), rows) for part in self.train)
+        images, labels = (tf.gather(tf.constant(part), rows % self.examples) for part in self.train)
         return images, labels, tf.constant(0.0, tf.float64)
 
     def tested(self, score: Callable[[Any], Any]) -> float:
@@ -74,7 +76,6 @@ class Pictures:
     """Pictures of the user's, in shards, for CaffeNet, which learns from random parts and mirror images."""
 
     kind, scores, dropped = "pictures", staticmethod(caffenet_scores), 0.5
-    source = None
 
     def __init__(self, given: argparse.Namespace, ranks: World) -> None:
         # Horovod: one rank looks whether the files are there.
@@ -82,7 +83,13 @@ class Pictures:
         self.ranks, self.seed = ranks, given.seed
         self.name, self.classes = given.images.name, self.shards.classes
         self.share = plan.share(1, given.global_batch_size, ranks.size)
-        self.samples = self.shards.fewest("train", ranks) // self.share * self.share * ranks.size
+        self.examples, fewest = self.shards.pictures("train"), self.shards.fewest("train", ranks)
+        if fewest < self.share:
+            raise LabError(
+                f"a rank takes {self.share} pictures at a step, but its shards in {given.images} have only "
+                f"{fewest}: use --global-batch-size {fewest * ranks.size} or less"
+            )
+        self.samples = fewest // self.share * self.share * ranks.size
         self.shards.fewest("test", ranks)
         self.begin(0)
         self.description = (

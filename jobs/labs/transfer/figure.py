@@ -42,7 +42,9 @@ def draw(file: Path, title: str, history: dict[str, Any], border: int, shown: li
         "last layer | all layers", (border, left.get_ylim()[1]), ha="center", va="bottom", fontsize=8
     )
     right.legend(frameon=False, loc="upper right")
-    for axes, (image, label, *names) in zip(below.subplots(1, len(shown)), shown, strict=True):
+    for axes, (image, label, *names) in zip(
+        below.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
+    ):
         low, high = image.min(), image.max()
         axes.imshow((image[..., ::-1] - low) / max(high - low, 1), cmap="gray_r")
         axes.set_title(" / ".join(names), fontsize=8, color=plot.BLUE if names[0] == label else plot.RED)
