@@ -24,6 +24,14 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(
+    params=sorted(path.name.removesuffix("_horovod.sh") for path in ROOT.glob("jobs/*_horovod.sh"))
+)
+def lab(request: pytest.FixtureRequest) -> str:
+    """The name of each lab in turn: whatever has a job script."""
+    return str(request.param)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Images first, since setting up emulation changes the host; what takes the cluster down comes last."""
     if not config.getoption("--long"):

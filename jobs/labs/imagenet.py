@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from labs.caffe import figure, files, net, opencv
-from labs.labkit import LabError, options, result, world
+from labs.labkit import LabError, options, pictures, result, world
 from labs.labkit.goal import Goal
 from labs.labkit.lazy import hvd, tf
 from labs.labkit.world import World
@@ -52,8 +52,6 @@ GOALS = {
 }
 BATCH = 50  # images, as in the notebook
 SHOWN = 3  # pictures whose classes are printed
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-FORMATS = "JPEG, PNG, BMP or GIF"
 
 
 def knobs() -> options.Parser:
@@ -84,7 +82,7 @@ class Pictures:
     load: Callable[[Any], Any]
 
 
-def pictures(paths: list[Path] | None, seed: int) -> Pictures:
+def chosen_pictures(paths: list[Path] | None, seed: int) -> Pictures:
     """Return those that *paths* name, or striped ones.
 
     Raises:
@@ -111,10 +109,12 @@ def listed(paths: list[Path]) -> list[bytes]:
     """Return the *paths* of files as they are, and of directories the pictures in and below them, by name."""
     found: list[bytes] = []
     for path in paths:
-        below = sorted(os.fsencode(file) for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
+        below = pictures.below(path)
         if path.is_dir() and not below:
-            raise LabError(f"{path} has no pictures in it ({' '.join(ENDINGS)}): name others with --images")
-        found += below or [os.fsencode(path)]
+            raise LabError(
+                f"{path} has no pictures in it ({' '.join(pictures.ENDINGS)}): name others with --images"
+            )
+        found += map(os.fsencode, below or [path])
     return found
 
 
@@ -255,7 +255,7 @@ def run(given: argparse.Namespace, ranks: World) -> None:
     if ranks.rank == 0:  # Horovod: one rank reads the files, and writes others
         directory = result.directory("imagenet", given.results)
         blobs, names, mean = files_of(given)
-    chosen = pictures(given.images, given.seed)
+    chosen = chosen_pictures(given.images, given.seed)
     origin = given.weights.name if given.weights else "random (no --weights): the classes mean nothing"
     ranks.say(f"imagenet: {ranks.place}\ndata: {chosen.description}\nweights: {origin}")
     # Horovod: 244 MB are read once, and travel from rank 0 to the others.
@@ -283,7 +283,7 @@ def run(given: argparse.Namespace, ranks: World) -> None:
     skipped = [name for index, name in enumerate(chosen.names) if index not in answers]
     if not answers:
         raise LabError(
-            f"no picture can be read as {FORMATS}: not {skipped[0]}, nor another of "
+            f"no picture can be read as {pictures.FORMATS}: not {skipped[0]}, nor another of "
             f"{world.count(len(skipped), 'file')}; name others with --images",
         )
     if ranks.rank > 0:
@@ -296,7 +296,7 @@ def run(given: argparse.Namespace, ranks: World) -> None:
         for index, (prob, five) in answers.items()
     ]
     for name in skipped:
-        print(f"skipped: {name} cannot be read as {FORMATS}")
+        print(f"skipped: {name} cannot be read as {pictures.FORMATS}")
     for answer in top5[:SHOWN]:
         lines = [f"  {p:.4f}  {label}" for p, label in zip(answer["prob"], answer["labels"], strict=True)]
         print(answer["image"], *lines, sep="\n")

@@ -14,23 +14,25 @@ stop() {
 
 # --- Slurm: srun starts the ranks --------------------------------------------------------------------------
 
+# Whether only this host has directory $1, in a job that has others or was submitted on one.
+# What lies on $MINSKY_SHARED's file system is shared, whatever its type (on a server of NFS: the disk's). Of
+# others the type must tell, since homes may lie on a second shared one. Without SLURMD_NODENAME this is no
+# node but the host where salloc was typed.
+stays_here() {
+  [[ ${SLURM_SUBMIT_HOST%%.*} != "${HOSTNAME%%.*}" || $SLURM_JOB_NUM_NODES -gt 1 || -z ${SLURMD_NODENAME:-} ]] &&
+    [[ $(stat -c %d "$1") != "$(stat -c %d "$MINSKY_SHARED" 2>/dev/null)" ]] &&
+    [[ $(stat -f -c %T "$1") =~ ^(tmpfs|overlayfs|ext2/ext3|xfs|btrfs|zfs)$ ]]
+}
+
 launch=()
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
   # Submitted in a directory that only the submit host has, the job runs in a directory of that name on the
   # node, or in /tmp. Its output lies there too, so the sentence goes to the home directory as well.
-  # What lies on $MINSKY_SHARED's file system is shared, whatever its type (on a server of NFS: the disk's). Of
-  # others the type must tell, since homes may lie on a second shared one. Without SLURMD_NODENAME this is no
-  # node but the host where salloc was typed.
-  if [[ ${SLURM_SUBMIT_HOST%%.*} != "${HOSTNAME%%.*}" || $SLURM_JOB_NUM_NODES -gt 1 || -z ${SLURMD_NODENAME:-} ]] &&
-    [[ $(stat -c %d .) != "$(stat -c %d "$MINSKY_SHARED" 2>/dev/null)" ]]; then
-    case $(stat -f -c %T .) in
-      tmpfs | overlayfs | ext2/ext3 | xfs | btrfs | zfs)
-        sentence="job $SLURM_JOB_ID was submitted in $SLURM_SUBMIT_HOST:$SLURM_SUBMIT_DIR, a directory that the"
-        sentence+=" nodes do not share: submit it from your home directory or another one below $MINSKY_SHARED"
-        echo "minsky: $sentence" >"$HOME/${SLURM_JOB_NAME:-lab}-$SLURM_JOB_ID.out" || true
-        stop "$sentence"
-        ;;
-    esac
+  if stays_here .; then
+    sentence="job $SLURM_JOB_ID was submitted in $SLURM_SUBMIT_HOST:$SLURM_SUBMIT_DIR, a directory that the"
+    sentence+=" nodes do not share: submit it from your home directory or another one below $MINSKY_SHARED"
+    echo "minsky: $sentence" >"$HOME/${SLURM_JOB_NAME:-lab}-$SLURM_JOB_ID.out" || true
+    stop "$sentence"
   fi
   [[ $(srun --mpi=list 2>&1) == *pmix* ]] || stop "srun has no PMIx here (srun --mpi=list), so ranks would not find" \
     "each other: install Slurm's PMIx plugin (Debian: slurm-wlm-plugins)"
@@ -67,13 +69,14 @@ inside=()
 export PYTHONPATH=$jobs APPTAINERENV_PYTHONPATH=$jobs PYTHONDONTWRITEBYTECODE=1
 image=$MINSKY_IMAGE
 if [[ -r $MINSKY_IMAGE ]] && command -v apptainer >/dev/null; then
-  binds=("$jobs" "$PWD") option=
+  binds=("$jobs" "$PWD") option= left=
   for word; do # the lab's arguments: what exists, and of directories yet to be made, where they will lie
     [[ $word == --*=* ]] && option=${word%%=*} word=${word#*=}
     if [[ $option == --results || $option == --data-dir || -e $word ]]; then
       place=$(realpath --canonicalize-missing -- "$word")
       until [[ -d $place ]]; do place=$(dirname "$place"); done
       [[ $place == / || " ${binds[*]} " == *" $place "* ]] || binds+=("$place")
+      [[ ${SLURM_JOB_ID:-} && $option == --results ]] && stays_here "$place" && left=$word
     fi
     option=$word
   done
@@ -97,6 +100,7 @@ fi
 echo "nodes:   ${SLURM_JOB_NODELIST:-$HOSTNAME}"
 echo "image:   $image"
 echo "threads: ${SRUN_CPUS_PER_TASK:-$(nproc)} per rank"
+[[ -z ${left:-} ]] || echo "results: they stay on the node of rank 0, since the nodes do not share $left"
 
 # --- run PROGRAM...: on every rank, in the image -----------------------------------------------------------
 

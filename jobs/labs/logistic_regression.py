@@ -143,7 +143,7 @@ def train(given: argparse.Namespace, ranks: World) -> None:
             "learning_rate": round(float(rates[-1]), 6),
             "optimizer": given.optimizer,
             "accuracy": history["test"][-1][1],
-            f"accuracy_first_{FIRST}": first,
+            f"accuracy_first_{FIRST}": round(first, 6),
             "cost": float(np.mean(history["loss"][-course.per_epoch :])),
         },
     )

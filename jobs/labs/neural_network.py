@@ -187,7 +187,8 @@ def verdict(errors: dict[str, float]) -> str:
         (False, False): "low bias, low variance: it learned, and what it learned holds for unseen images",
     }
     bias, variance = errors["training"], errors["validation"] - errors["training"]
-    rows = [f"  {name + ' error':<17} {error:7.2%}" for name, error in ({"human": 0.0} | errors).items()]
+    shown = {"human": "about 0%"} | {name: f"{error:.2%}" for name, error in errors.items()}
+    rows = [f"  {name + ' error':<17} {error:>8}" for name, error in shown.items()]
     return "\n".join([*rows, f"  {means[bias > HIGH, variance > HIGH]} (high: above {HIGH:.0%})"])
 
 

@@ -88,8 +88,9 @@ def _fetch_file(target: Path, digest: str, sources: list[str]) -> str:
             return f"{target}: from {source}"
         part.unlink()
         remarks.append(f"{source}{target.name} is damaged {_differ(found, digest)}")
+    why = "; ".join(remarks) or "no server is known to have it"
     raise NothingReachedError(
-        f"{target.name} could not be had: {'; '.join(remarks)}. Name a directory or URL that holds "
+        f"{target.name} could not be had: {why}. Name a directory or URL that holds "
         f"{target.parent.name}/{target.name} by MINSKY_DATA=...",
     )
 
@@ -140,7 +141,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.command == "list":
         for data in sets.values():
-            print(f"{data.name}: {len(data.files)} files, {data.licence}, from {' or '.join(data.mirrors)}")
+            sources = " or ".join(data.mirrors) or "MINSKY_DATA alone"
+            print(f"{data.name}: {len(data.files)} files, {data.licence}, from {sources}")
         return 0
     failures = []
     for name in given.names:

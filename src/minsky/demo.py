@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from minsky import follow, report
 from minsky.cluster import USER, ssh, up
 from minsky.errors import MinskyError
-from minsky.paths import STATE
+from minsky.paths import ROOT, STATE
 from minsky.stages import Stages, console
 
 DEADLINE = 1800  # seconds that a job may wait and run
@@ -63,6 +64,13 @@ def demo(nodes: str | None, arguments: list[str]) -> None:
     print(found[-1])
     if not arguments:
         judge(result)
+
+
+def lab_help() -> int:
+    """Show the lab's own help; return the exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", "labs.cnn", "--help"], cwd=ROOT / "jobs", check=False
+    ).returncode
 
 
 def judge(result: dict[str, Any]) -> None:

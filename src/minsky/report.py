@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
             found = results(file.read_text(errors="replace"))
         except OSError as error:
             raise MinskyError(f"{file} cannot be read ({error.strerror}): name a job's output") from error
+        except MinskyError as error:
+            raise MinskyError(f"{file}: {error}") from error
         if not found:
             raise MinskyError(
                 f"{file} has no RESULT line: the job failed or still runs; its last lines say why"

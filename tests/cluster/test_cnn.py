@@ -112,6 +112,41 @@ def test_a_job_whose_time_is_nearly_up_or_that_is_requeued_saves_and_goes_on_and
     assert ended.result == job.result
 
 
+@pytest.fixture
+def trains(user, wait_until):
+    """Start the lab, on scikit-learn's digits, and wait until it trains; the job's number."""
+
+    def start(arguments, environment):
+        number = user.send(arguments, environment=environment)
+        wait_until(
+            lambda: "\nstep " in user.run(f"cat work/cnn-{number}.out").stdout, f"{number} trains", 120
+        )
+        return number
+
+    return start
+
+
+def test_a_rank_that_is_killed_ends_the_job_at_once_with_its_reason(user, nodes, shared, trains):
+    if len(nodes) < 2:
+        pytest.skip("one node has the batch script, too; boot two with make cluster NODES=2")
+    number = trains("-N 2 ~/jobs/cnn_horovod.sh --steps 20000", f"MINSKY_DATA_DIR={shared}/none")
+    last = user.check(f"scontrol show hostnames {user.show(number)['NodeList']} | tail -n 1")
+    user.check(f"srun --overlap --jobid={number} -N 1 -n 1 -w {last} pkill -KILL -f 'python -m labs.cnn'")
+    job = user.end(number, 60)
+    assert job.state == "FAILED", job.output
+    assert re.search(rf"{last}: task 1: Killed", job.output), job.output
+
+
+def test_a_job_that_is_cancelled_has_saved_and_another_goes_on_from_there(user, shared, trains):
+    none = f"MINSKY_DATA_DIR={shared}/none"
+    number = trains("-N 1 ~/jobs/cnn_horovod.sh --steps 400", none)
+    user.check(f"scancel {number}")
+    assert user.end(number, 60).state == "CANCELLED"
+    job = user.submit(f"-N 1 ~/jobs/cnn_horovod.sh --steps 400 --results cnn-{number}", environment=none)
+    assert job.state == "COMPLETED", job.output
+    assert 0 < int(re.search(r"continuing from step (\d+) in", job.output)[1]) < 400
+
+
 def test_a_job_says_where_it_runs_before_it_starts_to_train(user, nodes, shared):
     job = user.submit("-N 1 ~/jobs/cnn_horovod.sh --steps 2")
     head = "\n".join(job.output.splitlines()[:12])

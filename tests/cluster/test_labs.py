@@ -1,15 +1,10 @@
 """Every lab as students submit it, on two ranks; a sweep; a study of scaling."""
 
 import re
-import sys
 from importlib import import_module
-from pathlib import Path
+from shlex import quote
 
 import pytest
-
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +13,9 @@ def two(nodes):
     return "-N 2" if len(nodes) > 1 else "-N 1 -n 2"
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_a_lab_runs_on_two_ranks(user, two, lab):
     knobs = vars(import_module(f"labs.{lab}").knobs().parse_args([]))
-    short = "--steps 10" if "steps" in knobs else ""
+    short = " ".join(f"--{length} 10" for length in ("steps", "pretraining") if length in knobs)
     job = user.submit(f"{two} ~/jobs/{lab}_horovod.sh {short}")
     assert job.state == "COMPLETED", job.output
     assert (job.result["lab"], job.result["ranks"]) == (lab, 2)
@@ -64,3 +58,32 @@ def test_a_study_with_more_ranks_than_places_says_how_many_nodes_to_ask_for(user
     assert job.state == "FAILED"
     assert "4 ranks were asked for, and this job has room for 1: sbatch -N 4" in job.output
     assert "scaling, 1 ranks" not in job.output
+
+
+PNG = """
+import struct, zlib
+from pathlib import Path
+
+def png(grey):
+    rows = b"".join(b"\\0" + bytes([grey] * 20) for _ in range(20))
+    parts = {b"IHDR": struct.pack(">2I5B", 20, 20, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    def long(number):
+        return struct.pack(">I", number)
+
+    chunks = [long(len(d)) + n + d + long(zlib.crc32(n + d)) for n, d in parts.items()]
+    return b"\\x89PNG\\r\\n\\x1a\\n" + b"".join(chunks)
+
+for number in range(20):
+    place = Path("pictures", ["dark", "light"][number % 2])
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{number}.png").write_bytes(png(50 + 100 * (number % 2) + number))
+"""
+
+
+def test_pictures_below_another_directory_become_shards_beside_the_jobs_output(user, two):
+    user.check(f"python3 -c {quote(PNG)}")
+    job = user.submit(f"{two} ~/jobs/shards.sh ~/pictures --shards 2")
+    assert job.state == "COMPLETED", job.output
+    assert "train  16 pictures in 2 shards" in job.output
+    assert "test   4 pictures in 2 shards" in job.output
+    assert user.check(f"ls work/shards-{job.number}").split()[0] == "shards.json"

@@ -8,25 +8,30 @@ import pytest
 from minsky.virtual import PREFIX
 
 
-def test_drift_is_repaired_and_reported_as_exactly_that(site, control, nodes, users, virtual):
+def test_drift_is_repaired_and_reported_as_exactly_that(site, control, nodes, variables, virtual):
     first, second = nodes[0], nodes[-1]
+    student = variables["users_accounts"][1]["name"]
     before = control.check_output("sha256sum /etc/slurm/slurm.conf")
     control.check_output("echo 'MaxJobCount=17' >> /etc/slurm/slurm.conf")
     first.check_output("systemctl stop munge")
     second.check_output("chmod 0644 /etc/munge/munge.key")
-    second.check_output(f"userdel {users[1].name}")
+    second.check_output(f"userdel {student}")
+    control.check_output("sacctmgr -i add user gone account=users")
 
-    run = site()
+    left = {"name": "gone", "uid": 2999, "state": "absent"}
+    run = site("-e", json.dumps({"users_accounts": [*variables["users_accounts"], left]}))
 
     assert run.status == 0, run.text[-3000:]
+    assert control.check_output("sacctmgr -n show user gone") == ""
     assert control.check_output("sha256sum /etc/slurm/slurm.conf") == before
     assert first.service("munge").is_running
     assert second.file("/etc/munge/munge.key").mode == 0o400
-    assert second.user(users[1].name).exists
+    assert second.user(student).exists
     one, other = (node.check_output("hostname") for node in (first, second))
     assert run.changed == {
         ("slurm : Configure Slurm", "control"),
         ("slurm : Reconfigure", "control"),
+        ("users : Take those who left out of it, where their jobs stay", "control"),
         ("munge : Run Munge", one),
         ("munge : Give every node this key", other),
         ("munge : Restart Munge", other),

@@ -1,45 +1,53 @@
 """Contracts that every job script and lab keeps."""
 
 import importlib
+import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from labs.labkit.goal import Goal
+
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-
-from labs.labkit.goal import Goal  # noqa: E402 - the labs are no installed package
-
 SCRIPTS = sorted([*JOBS.glob("*.sh"), *JOBS.glob("sweeps/*.sh")])
-LABS = sorted(script.name.removesuffix("_horovod.sh") for script in JOBS.glob("*_horovod.sh"))
 BATCH = [script for script in SCRIPTS if re.search("(?m)^#SBATCH", script.read_text())]
 
 WARNING = "--signal=B:USR1@90"  # seconds: a checkpoint of every lab takes less
 
-# What each lab's script does, below its comments. Not in a file that they share: these lines find that file.
-BODY = """\
-set -euo pipefail
-
+# How each script finds launch.sh; UP leads from its directory, HERE, to jobs/. Not in a file that they share:
+# these lines find that file.
+FIND = """\
 # Slurm runs a copy of this file in its spool, so $0 does not lead to jobs/: Slurm knows what was submitted.
 submitted=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n '/^ *Command=\\//{s///;s|^|/|p;q}') || true
 until [[ -f $submitted || $submitted != *\\ * ]]; do submitted=${submitted% *}; done # behind it its arguments
-for jobs in "${submitted:+$(dirname "$submitted")}" "$(dirname "$0")" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
+for jobs in "${submitted:+$(dirname "$submitted")UP}" "$(dirname "$0")UP" "${SLURM_SUBMIT_DIR:-.}"{,/jobs} ''; do
   [[ -f $jobs/labs/launch.sh ]] && break
 done
-[[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from jobs/" >&2 && exit 1; }
-# shellcheck source=jobs/labs/launch.sh
+[[ $jobs ]] || { echo "minsky: no labs/ beside ${submitted:-$0}: submit the script from HERE/" >&2 && exit 1; }
+"""  # noqa: E501 - the script's own line
+
+# What each lab's script does, below its comments.
+BODY = """\
+set -euo pipefail
+
+FIND# shellcheck source=jobs/labs/launch.sh
 source "$jobs/labs/launch.sh"
 
 run python -m labs.LAB "$@"
-"""  # noqa: E501 - the script's own line
+"""
 
 
 def commands(script):
     """The lines of *script* that are no comments."""
     return [line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")]
+
+
+def find(directory):
+    """The lines that find launch.sh, as they stand in the scripts of *directory*."""
+    below = directory.relative_to(JOBS.parent)
+    return FIND.replace("UP", "/.." * (len(below.parts) - 1)).replace("HERE", str(below))
 
 
 @pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
@@ -61,14 +69,18 @@ def test_a_script_passes_its_arguments_on_and_expands_no_rank_on_the_batch_host(
 
 
 @pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
+def test_a_script_finds_what_it_needs_as_every_other_does(script):
+    assert find(script.parent) in script.read_text()
+
+
+@pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
 def test_a_script_leaves_partition_and_account_to_the_user(script):
     assert not re.search(r"#SBATCH.*(--partition|--account|--reservation| -p | -A )", script.read_text())
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_labs_differ_in_their_directives_and_programs_only(lab):
     text = (JOBS / f"{lab}_horovod.sh").read_text()
-    assert text[text.index("set -euo pipefail") :] == BODY.replace("LAB", lab)
+    assert text[text.index("set -euo pipefail") :] == BODY.replace("FIND", find(JOBS)).replace("LAB", lab)
     # results lie beside the output, in LAB-JOB/; before its time is up a job saves and waits again
     trains = "steps" in vars(importlib.import_module(f"labs.{lab}").knobs().parse_args([]))
     saves = ["--open-mode=append", "--requeue", WARNING] if trains else []
@@ -76,13 +88,11 @@ def test_labs_differ_in_their_directives_and_programs_only(lab):
         assert f"\n#SBATCH {directive}\n" in text
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_a_lab_is_listed_and_has_its_program(lab):
     assert f"`{lab}_horovod.sh`" in (JOBS / "README.md").read_text()
     assert "# Horovod:" in (JOBS / "labs" / f"{lab}.py").read_text()
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_a_lab_states_its_goals_with_their_sources_and_explains_its_options(lab):
     program = importlib.import_module(f"labs.{lab}")
     assert program.GOALS
@@ -93,8 +103,16 @@ def test_a_lab_states_its_goals_with_their_sources_and_explains_its_options(lab)
         assert action.help, action.option_strings
 
 
+def test_a_lab_shows_what_it_printed_on_two_ranks_of_the_virtual_cluster(lab):
+    text = (JOBS / "reference" / f"{lab}.out").read_text()
+    result = json.loads(re.findall(r"(?m)^RESULT (\{.*\})$", text)[-1])
+    assert (result["lab"], result["ranks"], result["nodes"]) == (lab, 2, 2)
+    assert result["goal"]["reached"]
+
+
 def test_there_is_no_lab_program_without_a_job():
-    assert sorted(path.stem for path in (JOBS / "labs").glob("[!_]*.py")) == LABS
+    programs = [path.stem for path in (JOBS / "labs").glob("[!_]*.py")]
+    assert [name for name in programs if not (JOBS / f"{name}_horovod.sh").exists()] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

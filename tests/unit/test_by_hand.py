@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labs import linear_regression
+from labs.by_hand import linear_regression as line
+from labs.by_hand import logistic_regression, neural_network
+from labs.by_hand.shared import cross_entropy, one_hot
+from labs.labkit import starts
+from labs.labkit.datasets import POINTS
+
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-
-from labs import linear_regression  # noqa: E402 - the labs are no installed package
-from labs.by_hand import linear_regression as line  # noqa: E402
-from labs.by_hand import logistic_regression, neural_network  # noqa: E402
-from labs.by_hand.shared import cross_entropy, one_hot  # noqa: E402
-from labs.labkit import starts  # noqa: E402
-from labs.labkit.datasets import POINTS  # noqa: E402
-
 RANDOM = np.random.default_rng(3)
 PIXELS, LABELS = RANDOM.random((6, 12)), one_hot(RANDOM.integers(0, 10, 6))
 

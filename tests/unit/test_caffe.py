@@ -10,14 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from labs import imagenet
+from labs.caffe import figure, files, net, opencv
+from labs.caffe.files import field, varint
+from labs.labkit import LabError
+
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-
-from labs import imagenet  # noqa: E402 - the labs are no installed package
-from labs.caffe import figure, files, net, opencv  # noqa: E402
-from labs.caffe.files import field, varint  # noqa: E402
-from labs.labkit import LabError  # noqa: E402
-
 CONV = [np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), np.array([0.5, -0.5], np.float32)]
 
 

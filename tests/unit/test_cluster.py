@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,9 +92,14 @@ def test_the_help_names_every_verb_with_an_example(capsys):
     assert "make demo ARGS=" in shown
 
 
+def test_the_help_of_demo_is_that_of_its_lab(capfd):
+    assert command.main(["demo", "--help"]) == 0
+    assert capfd.readouterr().out.startswith("usage: cnn")
+
+
 def test_a_verb_does_what_its_row_says(monkeypatch, tmp_path):
     done = []
-    monkeypatch.setattr(command, "STATE", tmp_path)
+    monkeypatch.setattr(cluster, "LOCK", tmp_path / "lock")
     monkeypatch.delenv("MINSKY_DATA", raising=False)
     for name in ("status", "shell", "down", "remains", "clean"):
         monkeypatch.setattr(cluster, name, lambda name=name: done.append(name))
@@ -102,10 +108,30 @@ def test_a_verb_does_what_its_row_says(monkeypatch, tmp_path):
 
 
 def test_two_commands_that_change_the_cluster_do_not_run_at_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "STATE", tmp_path)
+    monkeypatch.setattr(cluster, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(cluster, "down", lambda: command.main(["clean"]))
     with pytest.raises(MinskyError, match="Another make in this checkout is at work"):
         command.main(["down"])
+
+
+@pytest.mark.parametrize(
+    ("is_so", "said"),
+    [
+        ({"at work"}, "They are being provisioned; "),
+        (set(), "They are not provisioned to the end: make cluster does it."),
+        ({"provisioned"}, "sinfo"),
+    ],
+)
+def test_the_status_asks_slurm_only_where_there_is_one(monkeypatch, tmp_path, capfd, is_so, said):
+    monkeypatch.setattr(cluster, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(cluster, "PROVISIONED", tmp_path / "provisioned")
+    monkeypatch.setattr(cluster, "running", lambda: {"control": "c"})
+    monkeypatch.setattr(cluster, "ssh", lambda _, *command: ["echo", *command])
+    if "provisioned" in is_so:
+        cluster.PROVISIONED.touch()
+    with command.alone() if "at work" in is_so else nullcontext():
+        cluster.status()
+    assert said in capfd.readouterr().out
 
 
 def test_machines_get_names_addresses_memory_and_bricks():

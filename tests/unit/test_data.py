@@ -156,8 +156,14 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones():
     assert "'mnist'" in done.stderr
 
 
+def test_a_set_that_no_server_has_comes_from_the_users_directory_alone(tmp_path, mirror):
+    with pytest.raises(data.NothingReachedError, match=r"no server .*holds toy/images.gz by MINSKY_DATA"):
+        data.fetch(toy(), tmp_path)
+    data.fetch(toy(), tmp_path, str(mirror))
+    assert staged(tmp_path) == CONTENT
+
+
 def test_every_pinned_data_set_has_checksums_and_mirrors():
     for dataset in data.known().values():
-        assert dataset.mirrors
         assert all(url.startswith("https://") and url.endswith("/") for url in dataset.mirrors)
         assert all(len(bytes.fromhex(digest)) == 32 for digest in dataset.files.values())

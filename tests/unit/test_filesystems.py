@@ -1,13 +1,15 @@
 """What a dispersed volume is made of, what it cannot be, and what losing a server costs."""
 
-import sys
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "playbooks" / "filter_plugins"))
-
 from filesystems import gluster_absent, gluster_create, gluster_fixed, gluster_loss, gluster_refusals
+from minsky.playbook import ansible_environment, failure
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def volume(*servers):
@@ -82,3 +84,21 @@ def test_a_volume_keeps_the_layout_it_was_made_with(layout):
 
 def test_before_the_first_run_nothing_is_fixed():
     assert gluster_fixed("", [volume("a")], 6, 2) == []
+
+
+@pytest.mark.parametrize(("root", "refused"), [("/no/such/bricks", True), ("/proc/bricks", False)])
+def test_bricks_on_the_root_file_system_are_refused_before_anything_is_changed(tmp_path, root, refused):
+    variables = {"cluster_filesystems": [volume("server")], "fs_gluster_brick_root": root}
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"server": variables}}}))
+    role = {"name": "fs_gluster", "tasks_from": "validate"}
+    play = {"hosts": "all", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}
+    (tmp_path / "play.json").write_text(json.dumps([play]))
+    here = ["-c", "local", "-e", "ansible_python_interpreter={{ ansible_playbook_python }}"]
+    done = subprocess.run(
+        ["ansible-playbook", "-i", tmp_path / "hosts.json", *here, tmp_path / "play.json"],
+        cwd=ROOT, env=ansible_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert bool(done.returncode) == refused, done.stdout
+    if refused:
+        words = f"fs_gluster_brick_root is {root}, which on server lies on the root file system"
+        assert words in failure(done.stdout)

@@ -4,14 +4,16 @@ import subprocess
 import tarfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import hpccm
 import pytest
+from docker.errors import ImageNotFound
 
 from minsky.errors import MinskyError
 from minsky.images import __main__ as command
-from minsky.images import build, emulation, engine, recipes, sif, strict
+from minsky.images import base, build, emulation, engine, recipes, sif, strict
 from minsky.images.build import tar_of
 from minsky.images.recipes import Target, image
 
@@ -185,13 +187,22 @@ def test_locking_an_image_without_python_packages_says_so(capsys):
     assert capsys.readouterr().out.startswith("Image node pins no Python packages")
 
 
-def test_a_list_in_a_pipe_has_whole_keys(monkeypatch, capsys):
+def test_a_list_in_a_pipe_has_whole_keys_and_of_optional_layers_what_is_built(monkeypatch, capsys):
+    layered = image("lab", "x86_64-cpu").with_layers("jupyter", "opencv")
+
+    def get(tag):
+        if tag != layered.tag:
+            raise ImageNotFound(tag)
+        return SimpleNamespace(attrs={"Size": 2e9})
+
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(command, "docker", lambda: SimpleNamespace(images=SimpleNamespace(get=get)))
+    monkeypatch.setattr(command.sif, "found", lambda _: None)
     command._list(SimpleNamespace())
     listed = capsys.readouterr().out
-    assert [found.tag for several in recipes.catalogue().values() for found in several] == re.findall(
-        r"minsky/\S+", listed
-    )
+    plain = [found.tag for several in recipes.catalogue().values() for found in several]
+    assert [tag for tag in re.findall(r"minsky/\S+", listed) if tag != layered.tag] == plain
+    assert re.search(rf"x86_64-cpu\+jupyter\+opencv .* {layered.tag} +2000 MB", listed)
 
 
 def test_an_image_without_a_test_must_say_why_before_it_is_built(tiny, monkeypatch):
@@ -356,3 +367,38 @@ def test_emulation_is_taken_back_and_what_others_have_registered_stays(cache, tm
     emulation.remove()
     assert (tmp_path / "minsky-ppc64le").read_text() == "-1"  # to the kernel: remove this one
     assert (tmp_path / "qemu-ppc64le").read_text() == "enabled"
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A mirror that lacks a file its index names, until a source so called is asked; what was asked."""
+    monkeypatch.setattr(base, "CACHE", tmp_path)
+    monkeypatch.setattr(base, "require_mmdebstrap", lambda: None)
+    monkeypatch.setattr(base, "mirrors", lambda suite: [f"deb http://mirror {suite} main", "deb updates"])
+    asked = []
+
+    def lacks(whole):
+        def run(command, environment):
+            asked.append(command[-1])
+            if whole and f" {whole} " in command[-1]:
+                Path(command[command.index("trixie") + 1]).write_bytes(b"tar")
+                return subprocess.CompletedProcess(command, 0, "", "")
+            said = "E: Failed to fetch http://mirror/pool/zlib1g_ppc64el.deb  404  Not Found [IP: 192.0.2.1]"
+            return subprocess.CompletedProcess(command, 25, "", said)
+
+        monkeypatch.setattr(base, "_run", run)
+        return asked
+
+    return lacks
+
+
+def test_a_base_comes_from_the_suites_other_name_where_the_mirror_lacks_what_the_first_names(mirror):
+    asked = mirror("stable")
+    assert base.bootstrap(image("lab", "ppc64le-cpu"), {}).read_bytes() == b"tar"
+    assert asked == ["deb updates", "deb http://mirror trixie main", "deb http://mirror stable main"]
+
+
+def test_a_mirror_between_two_states_is_told_by_the_file_that_it_lacks(mirror):
+    mirror(None)
+    with pytest.raises(base.OutOfStepError, match=r"for ppc64le.*zlib1g_ppc64el.deb  404.*some hours"):
+        base.bootstrap(image("lab", "ppc64le-cpu"), {})

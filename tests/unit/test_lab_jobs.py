@@ -23,9 +23,8 @@ def job(script, *arguments, cwd, programs=Path(sys.executable).parent, **environ
     )
 
 
-@pytest.mark.parametrize("script", sorted(JOBS.glob("*_horovod.sh")), ids=lambda script: script.name)
-def test_a_job_says_where_it_runs_and_passes_its_arguments_on_from_any_directory(script, tmp_path):
-    done = job(script, "--no-such-option", cwd=tmp_path)
+def test_a_job_says_where_it_runs_and_passes_its_arguments_on_from_any_directory(lab, tmp_path):
+    done = job(JOBS / f"{lab}_horovod.sh", "--no-such-option", cwd=tmp_path)
     assert done.returncode == 2
     assert "unrecognized arguments: --no-such-option" in done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["nodes", "image", "threads"]
@@ -94,3 +93,21 @@ def test_a_directory_is_shared_if_it_lies_on_the_shared_file_system_whatever_its
     assert done.returncode == 1
     assert said in done.stderr
     assert (tmp_path / "cnn-7.out").exists() == (shared == "/proc")
+
+
+@pytest.mark.parametrize(("results", "stay"), [("/dev/shm/mine", True), ("mine", False)])
+def test_results_that_stay_on_a_node_are_told_in_a_sentence(tmp_path, results, stay):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("srun", "apptainer"):
+        (programs / name).write_text("#!/bin/sh\necho pmix\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "lab.sif").touch()
+    done = job(
+        JOBS / "cnn_horovod.sh", "--results", results, cwd=tmp_path, programs=programs,
+        MINSKY_SHARED=str(tmp_path), MINSKY_IMAGE=str(tmp_path / "lab.sif"), SLURM_JOB_ID="7",
+        SLURM_JOB_NUM_NODES="2", SLURM_JOB_CPUS_PER_NODE="2(x2)", SLURM_SUBMIT_HOST="elsewhere",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sentence = f"results: they stay on the node of rank 0, since the nodes do not share {results}"
+    assert (sentence in done.stdout) == stay

@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
+from labs.labkit import LabError, datasets, plan, result, world
+from labs.labkit.goal import Goal
 
-# The labs are no installed package: they lie beside their job scripts.
-from labs.labkit import LabError, datasets, plan, result, world  # noqa: E402
-from labs.labkit.goal import Goal  # noqa: E402
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
 def ranks(size, *, threads=1, cpus=(0, 1), machine="m"):
@@ -246,6 +245,30 @@ def test_a_wrong_option_costs_a_sentence_and_status_2(arguments, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "--help" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, 0),
+        ({"SLURM_PROCID": "2"}, 2),
+        ({"SLURM_PROCID": "2", "PMIX_RANK": "2"}, 2),
+        ({"SLURM_PROCID": "0", "OMPI_COMM_WORLD_RANK": "1"}, 1),  # mpirun in a batch script
+        ({"SLURM_PROCID": "1", "OMPI_COMM_WORLD_RANK": "0"}, 0),
+    ],
+)
+def test_a_rank_knows_its_number_from_whichever_launcher_started_it(environment, rank):
+    assert world.launch_rank(environment) == rank
+
+
+def test_where_all_ranks_fail_alike_the_others_wait_in_silence_for_the_end_that_rank_0_brings():
+    command, other = [sys.executable, "-m", "labs.cnn", "--no-such"], {"OMPI_COMM_WORLD_RANK": "1"}
+    with subprocess.Popen(command, cwd=JOBS, env=os.environ | other, stderr=subprocess.PIPE) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)  # as late as a rank 0 may be under load
+        process.terminate()
+        assert process.communicate()[1] == b""
+        assert process.returncode == 2
 
 
 def test_a_lab_outside_its_image_says_where_to_run_it():

@@ -1,16 +1,10 @@
 """The first labs, as far as they need no TensorFlow."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-
-from labs import cnn, linear_regression, logistic_regression, neural_network  # noqa: E402 - no package
-from labs.labkit import LabError, world  # noqa: E402
+from labs import cnn, linear_regression, logistic_regression, neural_network
+from labs.labkit import LabError, world
 
 
 def ranks(size):

@@ -112,6 +112,13 @@ def test_what_no_recipe_could_mean_is_refused_by_name(old, new, said, tmp_path):
     assert str(caught.value).startswith("images/versions.toml")
 
 
+@pytest.mark.parametrize(("field", "example"), [("base", '"base": "trixie"'), ("needs_gb", '"needs_gb": 8')])
+def test_a_target_whose_entry_in_the_recipe_lacks_something_is_refused(field, example):
+    means = {name: value for name, value in TARGETS["qemu"]["x86_64-cpu"].items() if name != field}
+    said = refused(TEXT, TARGETS | {"qemu": {"x86_64-cpu": means}})
+    assert said.endswith(f"x86_64-cpu of images/qemu/recipe.py lacks {field}: write one, such as {example}.")
+
+
 def test_a_package_that_is_no_list_of_pins_is_refused():
     added = '[image.node.conda]\nsix = { version = "1" }\n'
     assert "[image.node.conda] six is no list of pins: write [{ ... }]" in refused(f"{TEXT}\n{added}")

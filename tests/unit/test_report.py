@@ -55,6 +55,9 @@ def test_a_job_without_a_result_and_a_missing_output_are_errors_that_name_the_fi
     output.write_text("epoch 1\n")
     with pytest.raises(MinskyError, match=f"{output} has no RESULT line"):
         report.main([str(output)])
+    output.write_text(LINE[:60])
+    with pytest.raises(MinskyError, match=f"{output}: this RESULT line is no JSON"):
+        report.main([str(output)])
     output.write_text(LINE)
     assert report.main([str(output)]) == 0
 

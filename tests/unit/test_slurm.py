@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -10,13 +9,11 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import slurm
+
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "slurm"
 PROBE = ROOT / "playbooks" / "roles" / "slurm" / "files" / "cgroups.sh"
-sys.path.insert(0, str(ROOT / "playbooks" / "filter_plugins"))
-
-import slurm  # noqa: E402
-
 # per node: CPUs, sockets, cores of a socket, threads of a core, MiB
 REPORTS = {
     "virtual": (2, 1, 2, 1, 24105),

@@ -1,15 +1,9 @@
 """What may be staged."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-from minsky.images import recipes, sif
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "playbooks" / "filter_plugins"))
-
 import staging
+from minsky.images import recipes, sif
 
 
 @pytest.mark.parametrize("layers", [(), ("jupyter",), ("jupyter", "opencv")])

@@ -2,14 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
-
-from labs.labkit import LabError, scaling, sweep  # noqa: E402 - the labs are no installed package
+from labs.labkit import LabError, scaling, sweep
 
 
 def result(**more):
@@ -76,6 +72,7 @@ def test_a_study_divides_one_batch_among_all_its_ranks():
     ("lab", "ranks", "batch", "said"),
     [
         ("cmm", [1], None, "there is no lab 'cmm'; the labs are .*cnn"),
+        ("transfer_learning", [1, 2], None, "transfer_learning has no batch that could be divided or grow"),
         ("cnn", [1, 3], 128, "128 does not divide among each of .*: use --batch 126"),
     ],
 )

@@ -1,21 +1,17 @@
 """What playbooks/validate.yml refuses, and in which words."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from minsky.playbook import ansible_environment, failure
+from node_base import hosts_lines, node_base_refusals
+from staging import image_link, staging_refusals
+from validate import account_refusals, declared, filesystem_refusals, refusals
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOKS = ROOT / "playbooks"
-sys.path.insert(0, str(PLAYBOOKS / "filter_plugins"))
-
-from node_base import hosts_lines, node_base_refusals  # noqa: E402
-from staging import image_link, staging_refusals  # noqa: E402
-from validate import account_refusals, declared, filesystem_refusals, refusals  # noqa: E402
-
 ROLES = str(PLAYBOOKS / "roles")
 EXAMPLES = sorted((PLAYBOOKS / "inventory").glob("example-*"))
 PINS = str(ROOT / "images" / "versions.toml")

@@ -1,17 +1,14 @@
 """Classes: what role workshop refuses, and the commands it gives, without a cluster."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import workshop
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "playbooks" / "filter_plugins"))
-
-import workshop  # noqa: E402
-
 DEFAULTS = yaml.safe_load((ROOT / "playbooks" / "roles" / "workshop" / "defaults" / "main.yml").read_text())
 CLASS = {name.removeprefix("workshop_"): value for name, value in DEFAULTS.items()} | {
     "ends": "2027-02-12",

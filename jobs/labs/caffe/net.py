@@ -5,7 +5,7 @@ AlexNet (Krizhevsky et al., 2012) with pooling before normalization, as Caffe's 
 Where the two libraries differ it says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,16 @@ def prepared(image: Any, mean: Any = MEAN) -> Any:
     return scaled[..., ::-1] - tf.constant(mean, tf.float32)
 
 
-def activations(weights: Mapping[str, tuple[Any, Any]], images: Any, alpha: float = ALPHA) -> dict[str, Any]:
+def activations(
+    weights: Mapping[str, tuple[Any, Any]],
+    images: Any,
+    alpha: float = ALPHA,
+    dropout: Callable[[Any], Any] = lambda layer: layer,
+) -> dict[str, Any]:
     """Return what each layer gives for *images* (n, 227, 227, 3), by Caffe's names.
 
-    As in Caffe, conv1 and fc6 are told behind their ReLU; `prob` are probabilities (n, 1000).
+    As in Caffe, conv1 and fc6 are told behind their ReLU; `prob` are probabilities (n, 1000). In training
+    *dropout* is put behind fc6 and fc7.
     """
     conv1 = _convolution("conv1", weights, images)
     norm1 = _normalized(_pooled(conv1), alpha)
@@ -134,8 +140,8 @@ def activations(weights: Mapping[str, tuple[Any, Any]], images: Any, alpha: floa
     pool5 = _pooled(_convolution("conv5", weights, conv4))
     # Caffe's arrays have the channels first, and fc6 takes the values in that order.
     flat = tf.reshape(tf.transpose(pool5, [0, 3, 1, 2]), [-1, LAYERS["fc6"].shape[1]])
-    fc6 = tf.nn.relu(_full("fc6", weights, flat))
-    fc7 = tf.nn.relu(_full("fc7", weights, fc6))
+    fc6 = dropout(tf.nn.relu(_full("fc6", weights, flat)))
+    fc7 = dropout(tf.nn.relu(_full("fc7", weights, fc6)))
     fc8 = _full("fc8", weights, fc7)
     given = {"conv1": conv1, "norm1": norm1, "norm2": norm2, "pool5": pool5, "fc6": fc6, "fc8": fc8}
     return given | {"prob": tf.nn.softmax(fc8)}

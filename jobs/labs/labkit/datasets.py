@@ -133,3 +133,28 @@ def digits() -> Images:
     test = np.arange(len(labels)) % 5 == 0
     description = "scikit-learn's digits, scaled to 28 x 28 (no mnist/ in the data directory)"
     return Images("digits", description, (images[~test], labels[~test]), (images[test], labels[test]))
+
+
+FIELD = 40  # pixels of a side
+
+
+def scattered(images: Bytes, random: np.random.Generator, scraps: int = 4) -> Bytes:
+    """Put each of *images* (n, 28, 28, 1) somewhere in a field (n, 40, 40, 1), among scraps of others.
+
+    As cluttered MNIST (Mnih et al., "Recurrent Models of Visual Attention", arXiv:1406.6247), but smaller: a
+    scrap is 8 x 8 pixels of another image. A network must look for strokes wherever they are.
+    """
+    fields = np.zeros((len(images), FIELD, FIELD, 1), np.uint8)
+
+    def put(field: Bytes, piece: Bytes) -> None:
+        top, left = random.integers(0, FIELD - len(piece) + 1, 2)
+        place = field[top : top + len(piece), left : left + len(piece)]
+        np.maximum(place, piece, out=place)
+
+    for field, image in zip(fields, images, strict=True):
+        for other, top, left in zip(
+            random.integers(0, len(images), scraps), *random.integers(0, 21, (2, scraps)), strict=True
+        ):
+            put(field, images[other, top : top + 8, left : left + 8])
+        put(field, image)
+    return fields

@@ -32,7 +32,7 @@ def runs(lab: str, ranks: list[int], batch: int | None) -> list[str]:
     if lab not in known:
         raise LabError(f"there is no lab {lab!r}; the labs are {', '.join(known)}")
     knobs = vars(importlib.import_module(f"labs.{lab}").knobs().parse_args([]))
-    if "global_batch_size" not in knobs:
+    if not {"batch_size", "global_batch_size"} <= knobs.keys():
         raise LabError(f"the lab {lab} has no batch that could be divided or grow: study another one")
     multiple = math.lcm(*ranks)
     batch = batch or multiple * round(knobs["batch_size"] / multiple + 0.5)

@@ -41,7 +41,8 @@ class Training:
 
     *state* is what a checkpoint keeps: `weights` (variables by name), `optimizer`, the variable `step`. A
     continued run must share *settings*, by name. *before_save* is called on all ranks before a checkpoint.
-    A sample is *units* of *unit*, by which speed is told.
+    A sample is *units* of *unit*, by which speed is told. *home*: the directory for results, if it has been
+    made; *part*: its subdirectory for the checkpoints of one training of several.
 
     Raises:
         LabError: the results directory cannot be written to, or holds a checkpoint of other settings.
@@ -59,6 +60,8 @@ class Training:
     unit: str = "images"
     units: int = 1
     before_save: Callable[[], None] = lambda: None
+    home: Path | None = None
+    part: str = ""
 
     def __post_init__(self) -> None:
         """Compile the step; begin, or continue from a checkpoint."""
@@ -76,15 +79,15 @@ class Training:
         )
         self.history: dict[str, list[Any]] = {name: [] for name in self.measures} | {"test": []}
         if ranks.rank == 0:  # Horovod: one rank reads and writes the files
-            self.directory = result.directory(self.lab, self.given.results)
+            self.directory = self.home or result.directory(self.lab, self.given.results)
             settings = {"lab": self.lab, "data": self.data, "global batch": course.batch}
             self.checkpoints = Checkpoints(
-                self.directory / "checkpoints", settings | self.settings, **self.state
+                self.directory / self.part / "checkpoints", settings | self.settings, **self.state
             )
             self.history = self.checkpoints.restore(course.steps) or self.history
             if self.history["loss"]:
                 ranks.say(f"continuing from step {self.done} in {self.directory}")
-            elif self.given.results:
+            elif self.given.results and not self.part:
                 ranks.say(f"no checkpoint in {self.directory}: beginning at step 0")
         # Horovod: all ranks begin with rank 0's variables, fresh or from a checkpoint.
         hvd.broadcast_variables([v for part in self.state.values() for v in _variables(part)], root_rank=0)
@@ -99,8 +102,8 @@ class Training:
     def run(
         self,
         order: Callable[[int], Any],
-        test: Callable[[], float],
-        told: Callable[[float, float], str] = _told,
+        test: Callable[[], Any],
+        told: Callable[[float, Any], str] = _told,
     ) -> None:
         """Take the steps that are missing, and *test* now and then; *told* gives words to its result.
 
@@ -151,19 +154,24 @@ class Training:
         if self.ranks.size > 1:
             message = hvd.allreduce(tf.constant(message), op=hvd.Sum).numpy()
         *values, waited = message[:-3].reshape(measured.shape).T.tolist()
-        good = [math.isfinite(loss) for loss in [*values[0], math.nan]].index(False)
+        good = int(np.argmin([*np.isfinite(values).all(axis=0), False]))
         for name, column in zip(self.measures, values, strict=True):
             self.history[name] += column[:good]
         if good < len(measured):
+            measure, value = next(
+                (name, column[good])
+                for name, column in zip(self.measures, values, strict=True)
+                if not math.isfinite(column[good])
+            )
             raise DivergedError(
-                f"the loss is {values[0][good]} at step {self.progress.step + good + 1}: training diverges; "
+                f"the {measure} is {value} at step {self.progress.step + good + 1}: training diverges; "
                 "use a smaller --learning-rate",
             )
         self.progress.add(good, time.monotonic() - begun, sum(waited), values[0][-1])
         stop, save, chunk = message[-3:].tolist()
         return stop, save, chunk
 
-    def _test(self, now: int, value: float) -> float:
+    def _test(self, now: int, value: Any) -> Any:
         self.history["test"] = [*(former for former in self.history["test"] if former[0] < now), [now, value]]
         return value
 

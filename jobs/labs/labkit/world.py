@@ -157,7 +157,7 @@ def start() -> Iterator[World]:
     except LabError as error:
         _end(str(error))
     except Exception:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one
-        _end(traceback.format_exc())
+        _end(traceback.format_exc(), patience=1)
 
 
 def _refuse_strangers(ranks: int, environment: Mapping[str, str]) -> None:
@@ -172,19 +172,25 @@ def _refuse_strangers(ranks: int, environment: Mapping[str, str]) -> None:
 
 def launch_rank(environment: Mapping[str, str] = os.environ) -> int:
     """Rank as the launcher numbers it: known before Horovod is."""
-    return int(environment.get("PMIX_RANK") or environment.get("SLURM_PROCID") or 0)
+    # Slurm's last: it numbers a batch script 0, and so all that mpirun starts there
+    names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+    return int(next(filter(None, map(environment.get, names)), 0))
 
 
-def let_rank_0_speak(status: int) -> None:
+PATIENCE = 10  # seconds by which rank 0 may come later to the same failure: ranks drift apart while they load
+
+
+def let_rank_0_speak(status: int, patience: float = PATIENCE) -> None:
     """Before this rank fails with *status*: where all fail alike, one says why, and all leave with it.
 
-    Rank 0 goes on at once, and its end makes the launcher terminate the others while they wait here.
+    Rank 0 goes on at once, and its end makes the launcher terminate the others while they wait here. Whether
+    it fails at all they cannot know: it may be waiting for them, so after *patience* seconds they speak.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
-    time.sleep(min(launch_rank(), 1))
+    time.sleep(patience if launch_rank() else 0)
 
 
-def _end(reason: str) -> NoReturn:
-    let_rank_0_speak(1)
+def _end(reason: str, patience: float = PATIENCE) -> NoReturn:
+    let_rank_0_speak(1, patience)
     print(f"rank {launch_rank()} on {os.uname().nodename} failed: {reason}", file=sys.stderr, flush=True)
     os._exit(1)  # not sys.exit: Horovod's shutdown would wait for ranks that wait for this one

@@ -1,5 +1,6 @@
 """The virtual cluster: Docker containers that stand for machines, provisioned as a rack would be."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,13 +17,14 @@ from minsky.errors import MinskyError
 from minsky.images import emulation
 from minsky.paths import CACHE, ROOT, STATE
 from minsky.playbook import play
-from minsky.stages import Stages, console
+from minsky.stages import LOGS, Stages, console
 from minsky.virtual import CHECKOUT_LABEL, CONTROL, DEFAULT_NODES, INVENTORY, MAX_NODES, PREFIX
 
 # The first of the ordinary users that the inventory opens accounts for.
 USER: str = yaml.safe_load((INVENTORY.parent / "group_vars/all.yml").read_text())["users_accounts"][0]["name"]
 KEY = STATE / "ssh" / "id_ed25519"
 PROVISIONED = STATE / "provisioned"  # digest of all that went into the last run of site.yml that succeeded
+LOCK = STATE / "lock"  # held by a command of this checkout that changes something
 OURS = f"{CHECKOUT_LABEL}={ROOT}"
 # Never all of MINSKY_CACHE, which may be somebody's home.
 CACHED = ("base", "data", "locks", "qemu", "sbom", "sif")
@@ -195,12 +197,28 @@ def ssh(user: str, *command: str, terminal: bool = False) -> list[str]:
     return ["ssh", *(["-t"] if terminal else []), *options, f"{user}@{CONTROL}", *command]
 
 
+def at_work() -> bool:
+    """Whether another command of this checkout is changing the cluster."""
+    if not LOCK.exists():
+        return False
+    with LOCK.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def status() -> None:
-    """Say which virtual machines run, and what Slurm says of them."""
+    """Say which virtual machines run, and what Slurm says of them, where they are provisioned."""
     nodes = running()
     print(f"{len(nodes)} virtual machine(s) up: {' '.join(sorted(nodes)) or 'make cluster boots them'}")
-    if nodes:
+    if nodes and PROVISIONED.exists():
         subprocess.run(ssh("root", "sinfo"), check=False, stdin=subprocess.DEVNULL)
+    elif nodes and at_work():
+        print(f"They are being provisioned; {LOGS} has what Ansible said so far.")
+    elif nodes:
+        print("They are not provisioned to the end: make cluster does it.")
 
 
 def shell() -> int:

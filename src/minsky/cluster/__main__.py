@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minsky import cluster
-from minsky.demo import demo
+from minsky.demo import demo, lab_help
 from minsky.errors import MinskyError, speak_plainly
-from minsky.paths import STATE
 from minsky.stages import Stages, console
 from minsky.virtual import DEFAULT_NODES, MAX_NODES
 
@@ -80,8 +79,8 @@ The Makefile's verbs call these after seeing to .venv: make cluster NODES=2, mak
 @contextmanager
 def alone() -> Iterator[None]:
     """Hold this checkout's lock; a MinskyError where another command holds it."""
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
+    cluster.LOCK.parent.mkdir(exist_ok=True)
+    with cluster.LOCK.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -113,7 +112,10 @@ def main(argv: list[str] | None = None) -> int:
         "--nodes", default=os.environ.get("NODES"),
         help=f"compute nodes, 1 to {MAX_NODES}; NODES in the environment; else those up, or {DEFAULT_NODES}",
     )  # fmt: skip
-    options, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["demo"] and {"-h", "--help"} & {*words}:
+        return lab_help()
+    options, rest = parser.parse_known_args(words)
     verb = VERBS[options.verb]
     if rest and verb.do is not demo:
         parser.error(f"{options.verb} does not know {' '.join(rest)}")

@@ -78,7 +78,11 @@ def main() -> int | None:
         )
         return made
 
-    verb("list", _list, "every image and target, with its key and whether it is built")
+    verb(
+        "list",
+        _list,
+        "every image and target, with its key and whether it is built; with optional layers where it is",
+    )
     verb("render", _render, "write images/rendered").add_argument(
         "name", metavar="NAME", nargs="?", help="only this image's"
     )
@@ -192,24 +196,30 @@ def _inspect(chosen: argparse.Namespace) -> None:
     print(f"SBOM: {bill}")
 
 
+def _variants(image: recipes.Image) -> list[recipes.Image]:
+    """The image as it is, and with every choice of its optional layers."""
+    counts = range(len(image.offered) + 1)
+    return [image.with_layers(*some) for n in counts for some in itertools.combinations(image.offered, n)]
+
+
 def _list(_: argparse.Namespace) -> None:
     table = Table("image", "target", "base", "Docker tag", "built", "SIF", box=None)
     try:
         client = docker()
     except MinskyError:
         client = None
-    for images in recipes.catalogue().values():
-        for image in images:
-            built = "no Docker"
-            if client:
-                try:
-                    built = f"{client.images.get(image.tag).attrs['Size'] / 1e6:.0f} MB"
-                except ImageNotFound:
-                    built = "-"
-            path = sif.found(image)
-            size = "-" if "sif" in image.formats else ""
-            if path:
-                size = f"{path.stat().st_size / 1e6:.0f} MB"
+    for image in itertools.chain(*map(_variants, itertools.chain(*recipes.catalogue().values()))):
+        built = "no Docker"
+        if client:
+            try:
+                built = f"{client.images.get(image.tag).attrs['Size'] / 1e6:.0f} MB"
+            except ImageNotFound:
+                built = "-"
+        path = sif.found(image)
+        size = "-" if "sif" in image.formats else ""
+        if path:
+            size = f"{path.stat().st_size / 1e6:.0f} MB"
+        if path or built.endswith("MB") or not image.target.layers:
             table.add_row(image.name, str(image.target), image.base["distribution"], image.tag, built, size)
     Console(width=200).print(table)  # a key that is cut off names nothing, in a pipe least of all
 

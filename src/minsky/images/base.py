@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -23,8 +24,13 @@ from minsky.images.recipes import BOOTSTRAP_OPTIONS, Image, base_key
 from minsky.paths import CACHE
 
 _PULL_SECONDS = 60
-OUT_OF_STEP = "Mirror sync in progress?"  # apt's words where an index is not the one that the release names
+# apt's words where an index is not the one that the release names, or names files that are not there
+_OUT_OF_STEP = re.compile(r"Mirror sync in progress\?|\S+\.deb +404 +Not Found")
 NEEDS_GB = 0.5  # in the cache, for the tar file
+
+
+class OutOfStepError(MinskyError):
+    """The package mirror is between two states of an architecture."""
 
 
 def ensure_base(wanted: Image, emulated: Mapping[str, str]) -> str:
@@ -87,14 +93,20 @@ def bootstrap(wanted: Image, emulated: Mapping[str, str]) -> Path:
     # Happens on mirrors to an architecture that few ask for; the release itself changes rarely.
     names = [suite, base["alias"]] if "alias" in base else [suite]
     for instead in [line.replace(f" {suite} ", f" {name} ") for line in sources[:1] for name in names]:
-        if done.returncode and OUT_OF_STEP in done.stderr:
+        if done.returncode and (lags := _OUT_OF_STEP.search(done.stderr)):
             console.print(
-                f"[base] The mirror's index for {arch} is out of step with its signature: trying "
-                f"`{instead}` alone, which may lack the latest fixes"
+                f"[base] The mirror's files for {arch} are out of step ({lags[0]}): trying `{instead}` "
+                "alone, which may lack the latest fixes"
             )
             done = _run([*command, f"--customize-hook={is_suite}", instead], emulated)
     if done.returncode:
         unfinished.unlink(missing_ok=True)
+        if lags := _OUT_OF_STEP.search(done.stderr):
+            raise OutOfStepError(
+                f"The package mirror is between two states of Debian {suite} for {arch}, as while it takes "
+                f"over a point release ({lags[0]}), so there is no base system: type the same command again "
+                "in some hours, or have apt on this machine use another mirror."
+            )
         said = "\n  ".join(done.stderr.splitlines()[-15:])
         raise MinskyError(
             f"`{' '.join(command)}` failed, so there is no base system of Debian {suite}. See whether the "

@@ -54,6 +54,7 @@ _TABLES: dict[str, tuple[Table, Table]] = {
     "cuda": ({"driver": "450", "why": "runs with driver 470"}, {}),
     "data": ({"licence": "CC0", "mirrors": ["https://example.org/"], "files": {"name": "SHA-256"}}, {}),
 }
+_TARGET = {"base": "trixie", "needs_gb": 8}  # what a recipe says of each of its targets, by an example
 # What a field's words must look like, and that in words.
 _SHAPES = {
     "form": ("wheel|source", "wheel or source"),
@@ -113,9 +114,7 @@ def check(pins: Table, targets: Targets) -> None:
                 _image(table, f"image.{name}", targets[name])
     for name, recipe in targets.items():
         for target, means in recipe.items():
-            _base(
-                pins, f"the target {target} of images/{name}/recipe.py", target.split("-")[0], means["base"]
-            )
+            _target(pins, f"the target {target} of images/{name}/recipe.py", target.split("-")[0], means)
 
 
 def _image(tables: Any, where: str, targets: Mapping[str, Any]) -> None:
@@ -153,7 +152,12 @@ def _meant(pin: Table, targets: Mapping[str, Any]) -> list[str]:
     return [target for target in targets if any(fnmatchcase(target, pattern) for pattern in pin["targets"])]
 
 
-def _base(pins: Table, who: str, arch: str, base: str) -> None:
+def _target(pins: Table, who: str, arch: str, means: Mapping[str, Any]) -> None:
+    for field, example in _TARGET.items():
+        if field not in means:
+            written = json.dumps({field: example})[1:-1]
+            raise MinskyError(f"TARGETS: {who} lacks {field}: write one, such as {written}.")
+    base = means["base"]
     for kind, name in (("base", base), ("architecture", arch)):
         if name not in pins.get(kind, {}):
             _refuse(f"[{kind}.{name}]", f"is missing, which {who} needs: write it, or change the target")
