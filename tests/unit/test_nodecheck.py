@@ -128,7 +128,8 @@ RED = {
     "gpu-memory": (
         smi("*memory.used*", rows(f"{UUID}{{}}", "9{}00")), "GPU 1: 9100 MiB"
     ),
-    "munge": (says("unmunge", "*", unmunge(-3600)), "Success (0), -360"),
+    # when it is asked, not when this is read: the clock is compared
+    "munge": (lambda node: says("unmunge", "*", unmunge(-3600))(node), "Success (0), -360"),
     "time": (
         says("chronyc", "*", "7F,,0,0.0,3.5,0,0,0,0,0,0,0,0,Not synchronised\n"),
         "Not synchronised, +3500",
