@@ -89,6 +89,10 @@ def query(gpus: int, model: str = P100) -> str:
     )
 
 
+def munged_an_hour_ago(node):
+    says("unmunge", "*", unmunge(-3600))(node)  # an hour from now, not from when this file is read
+
+
 RED = {
     "processors": (says("lscpu", "*", lscpu(2, 9, 8)), "2 x 9"),
     "smt": (says("lscpu", "*", lscpu(2, 10, 3)), "threads per core: 3"),
@@ -128,8 +132,7 @@ RED = {
     "gpu-memory": (
         smi("*memory.used*", rows(f"{UUID}{{}}", "9{}00")), "GPU 1: 9100 MiB"
     ),
-    # when it is asked, not when this is read: the clock is compared
-    "munge": (lambda node: says("unmunge", "*", unmunge(-3600))(node), "Success (0), -360"),
+    "munge": (munged_an_hour_ago, "Success (0), -360"),
     "time": (
         says("chronyc", "*", "7F,,0,0.0,3.5,0,0,0,0,0,0,0,0,Not synchronised\n"),
         "Not synchronised, +3500",
