@@ -51,7 +51,7 @@ from labs.transfer.networks import Weights
 
 NETS = ("pretrained", "scratch")
 GOALS = {
-    "digits": Goal("gap", "at least", 0.1, "of the accuracies on test images; GOALSEEN"),
+    "digits": Goal("gap", "at least", 0.1, "of the accuracies on test images; .25 seen, .19 without MNIST"),
     "pictures": Goal("gap", "at least", 0.1, "of the accuracies on test images; the notebook's was .144"),
 }
 STEPS = 200  # with the last layer, and as many with all, as in the notebook
