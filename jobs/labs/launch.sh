@@ -69,7 +69,7 @@ inside=()
 export PYTHONPATH=$jobs APPTAINERENV_PYTHONPATH=$jobs PYTHONDONTWRITEBYTECODE=1
 image=$MINSKY_IMAGE
 if [[ -r $MINSKY_IMAGE ]] && command -v apptainer >/dev/null; then
-  binds=("$jobs" "$PWD") option= left=
+  binds=("$jobs" "$PWD") option='' left=''
   for word; do # the lab's arguments: what exists, and of directories yet to be made, where they will lie
     [[ $word == --*=* ]] && option=${word%%=*} word=${word#*=}
     if [[ $option == --results || $option == --data-dir || -e $word ]]; then
