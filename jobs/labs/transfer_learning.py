@@ -94,7 +94,6 @@ def training_step(
 
     def learn(images: Any, labels: Any, layers: Callable[[str], bool]) -> Any:
         chosen = {name: variable for name, variable in weights.items() if layers(name)}
-
         measured, parts = [], []
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(chosen.values()))
@@ -165,11 +164,7 @@ def pretrain(given: argparse.Namespace, ranks: World, data: tasks.Fields, home: 
         dropout = _Dropout(PRETRAINED["dropout"], given.seed, step)
         digits = tf.gather(labels, rows)
         with tf.GradientTape() as tape:
-            scores = networks.small_scores(
-                weights,
-                tf.gather(images, rows),
-                dropout,
-            )
+            scores = networks.small_scores(weights, tf.gather(images, rows), dropout)
             loss = tf.reduce_mean(
                 tf.nn.sparse_softmax_cross_entropy_with_logits(labels=digits, logits=scores)
             )
