@@ -24,6 +24,13 @@ def test_a_lab_runs_on_two_ranks(user, two, lab):
     assert "Traceback" not in job.output
 
 
+def test_a_lab_by_hand_runs_on_two_ranks(user, two):
+    job = user.submit(f"{two} ~/jobs/by_hand.sh linear_regression")
+    assert job.state == "COMPLETED", job.output
+    assert job.result["ranks"] == 2
+    assert job.result["cost"] == pytest.approx(0.076928837, abs=1e-8)
+
+
 def test_a_sweep_collects_its_points_in_a_table_and_a_figure_and_runs_none_twice(user, wait_until):
     def sweep():
         number = user.send("--array=0-1%2 ~/jobs/sweeps/learning_rates.sh --epochs 50", "sweep")
