@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from minsky.gpus.classes import ClassError, available, load
+
 SYSTEM = {"root", "slurm", "munge", "mysql"}  # accounts that the roles' own daemons run under
 USERS = 1000  # uids below are the distribution's
+NO_GPUS = "none"  # the class of a node without
 MISSPELT = 0.85  # likeness from which a name that belongs to no role counts as a misspelt option
 
 
@@ -129,6 +132,31 @@ def filesystem_refusals(filesystems: Any, hosts: list[str], roles: str) -> list[
     return said
 
 
+def class_refusals(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say which hosts have a node class that does not exist or contradicts itself."""
+    having: dict[str, list[str]] = {}
+    for host in hosts:
+        having.setdefault(str(hostvars[host].get("cluster_node_class") or NO_GPUS), []).append(host)
+    having.pop(NO_GPUS, None)
+    known, said = [NO_GPUS, *available()], []
+    for name, on in having.items():
+        begin = f"cluster_node_class is {name} for {', '.join(on)}"
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            said.append(
+                f"{begin}, and slurm/classes/ holds no such class. {meant}There are {', '.join(known)}, the "
+                "first for nodes without GPUs. The class of another kind of node comes from recordings of "
+                "it: python -m minsky.gpus propose --recorded FILE > slurm/classes/NAME.yml (docs/gpus.md)"
+            )
+            continue
+        try:
+            load(name)
+        except ClassError as error:
+            said.append(f"{begin}, which contradicts itself or cannot be read. {error}")
+    return said
+
+
 def _is_date(text: str) -> bool:
     try:
         return bool(datetime.strptime(text, "%Y-%m-%d"))  # noqa: DTZ007 - a day, not a time
@@ -193,6 +221,7 @@ class FilterModule:
         return {
             "refusals": refusals,
             "filesystem_refusals": filesystem_refusals,
+            "class_refusals": class_refusals,
             "account_refusals": account_refusals,
             "validating_roles": validating_roles,
         }

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from minsky.gpus.classes import available, load
 from minsky.playbook import ansible_environment, failure
 from node_base import hosts_lines, node_base_refusals
 from staging import image_link, staging_refusals
-from validate import account_refusals, declared, filesystem_refusals, refusals
+from validate import account_refusals, class_refusals, declared, filesystem_refusals, refusals
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOKS = ROOT / "playbooks"
@@ -96,6 +97,28 @@ def test_a_file_system_that_cannot_be_is_refused(change, word):
     said = filesystem_refusals([SHARED | change], ["a"], ROLES)
     assert len(said) == 1
     assert word in said[0]
+
+
+def test_a_node_class_that_there_is_not_is_answered_with_those_there_are_and_how_to_make_one():
+    hosts = {"a": {"cluster_node_class": "minsky-p10"}, "b": {"cluster_node_class": "minsky-p10"}, "c": {}}
+    assert class_refusals(["c"], hosts) == []
+    assert class_refusals(["d"], {"d": {"cluster_node_class": "minsky-p100"}}) == []
+    [said] = class_refusals(hosts, hosts)
+    assert said.startswith(
+        "cluster_node_class is minsky-p10 for a, b, and slurm/classes/ holds no such class."
+    )
+    assert "Did you mean minsky-p100?" in said
+    assert "none, ac922-4gpu" in said
+    assert "python -m minsky.gpus propose" in said
+
+
+def test_a_class_that_contradicts_itself_is_refused_in_its_own_words(tmp_path, monkeypatch):
+    minsky = (ROOT / "slurm" / "classes" / "minsky-p100.yml").read_text()
+    (tmp_path / "mine.yml").write_text(minsky.replace("nvlinks: 4", "nvlinks: 3"))
+    monkeypatch.setattr("validate.available", lambda: available(tmp_path))
+    monkeypatch.setattr("validate.load", lambda name: load(name, tmp_path))
+    [said] = class_refusals(["a"], {"a": {"cluster_node_class": "mine"}})
+    assert "mine.yml: gpus[0].links: with 2 to the CPU these are 4 NVLinks" in said
 
 
 def test_two_file_systems_cannot_share_a_mount():
