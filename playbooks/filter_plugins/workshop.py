@@ -180,7 +180,9 @@ def workshop_commands(options: Options, cluster: str, slurm: list[str]) -> list[
         "MaxSubmitJobsPU": str(number["max_submit"]),
         "MaxTRESPU": f"gres/gpu={number['max_gpus']}",
         "MaxWall": _span(number["max_minutes"]),
-        "Flags": "DenyOnLimit",  # without it a job that can never run waits for ever
+        # without the first a job that can never run waits for ever, without the second a partition's limits
+        # take the place of these
+        "Flags": "DenyOnLimit,OverPartQOS",
     }
     if qos != ["|".join([name, *limits.values()])]:
         verb = ["modify", "qos", name, "set"] if qos else ["add", "qos", name]

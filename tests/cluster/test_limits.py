@@ -48,6 +48,8 @@ def test_the_same_program_within_its_memory_is_not_killed(user, some):
 @pytest.fixture
 def handed_out(control, nodes, virtual):
     """Slurm hands out DEVICE, one a node, as it would hand out a GPU; afterwards it does not any more."""
+    if "gpu:" in control.check_output("sinfo -h -o %G"):
+        pytest.skip("these nodes have GPUs already: make cluster CLASS=none")
     daemons = [(control, "slurmctld"), *((node, "slurmd") for node in nodes)]
 
     def restart():
@@ -55,7 +57,7 @@ def handed_out(control, nodes, virtual):
             host.check_output(f"systemctl restart {daemon}")
 
     control.check_output(
-        "cp -a /etc/slurm/slurm.conf /etc/slurm/kept && "
+        "mkdir /etc/slurm/kept && cp -a /etc/slurm/slurm.conf /etc/slurm/gres.conf /etc/slurm/kept && "
         "sed -i '/^NodeName=/s/$/ Gres=simulated:1/; $aGresTypes=simulated' /etc/slurm/slurm.conf && "
         f"echo 'Name=simulated File={DEVICE}' > /etc/slurm/gres.conf"
     )
@@ -63,7 +65,7 @@ def handed_out(control, nodes, virtual):
         restart()
         yield
     finally:
-        control.check_output("mv /etc/slurm/kept /etc/slurm/slurm.conf && rm /etc/slurm/gres.conf")
+        control.check_output("mv /etc/slurm/kept/* /etc/slurm && rmdir /etc/slurm/kept")
         restart()
 
 

@@ -48,7 +48,7 @@ def test_a_run_on_a_cluster_that_is_as_it_should_be_changes_nothing(site):
 
 @pytest.mark.parametrize("limit", [[], ["--limit", "slurm_node[0]"]], ids=["all hosts", "one host"])
 def test_a_misspelt_variable_is_refused_before_anything_changes(site, limit):
-    run = site(*limit, "-e", json.dumps({"slurm_partiton": "main"}))
+    run = site(*limit, "-e", json.dumps({"slurm_partiton": "batch"}))
     assert run.status != 0
     assert run.changed == set()
     assert "slurm_partiton" in run.text
@@ -70,9 +70,11 @@ def test_a_node_that_reboots_mounts_again_before_it_takes_jobs(nodes, control, s
     container.restart(timeout=20)
 
     def idle():
-        state = control.check_output(f"sinfo -h -n {name} -o %T")
+        states = control.check_output(f"sinfo -h -n {name} -o %T").split()
         # by Docker: sshd is not there yet at first
-        return state == "idle" and container.exec_run("systemctl is-active slurmd").output == b"active\n"
+        return (
+            set(states) == {"idle"} and container.exec_run("systemctl is-active slurmd").output == b"active\n"
+        )
 
     wait_until(idle, f"{name} idle after its reboot", 120)
     assert node.mount_point(shared).exists

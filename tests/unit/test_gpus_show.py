@@ -15,8 +15,9 @@ from gpu_texts import LISTING, LSCPU, MINSKY, MODERN, P2P, QUERY, STATUS
 from minsky.errors import MinskyError, speak_plainly
 from minsky.gpus import live, parse
 from minsky.gpus.__main__ import main
-from minsky.gpus.classes import available
-from minsky.gpus.model import ContradictionError, merge
+from minsky.gpus.classes import available, load
+from minsky.gpus.model import ContradictionError, format_list, merge
+from minsky.gpus.slurm import gres
 
 
 def run(*argv: str) -> int:
@@ -281,3 +282,51 @@ def test_a_driver_that_hangs_is_told_after_a_while(without_nvml, monkeypatch):
     monkeypatch.setattr(live, "SECONDS", 0.3)
     with pytest.raises(MinskyError, match="the driver hangs"):
         live.live()
+
+
+def mask(cpus: list[int]) -> list[int]:
+    words = [0] * live.MASK_WORDS
+    for cpu in cpus:
+        words[cpu // 64] |= 1 << cpu % 64
+    return words
+
+
+@pytest.mark.parametrize(
+    ("name", "threads"), [(name, smt) for name in available() for smt in load(name).cpus.smt]
+)
+def test_lines_for_slurm_say_what_its_autodetection_by_nvml_finds(name, threads):
+    # as its plugin gpu/nvml does: Links count those that are up by the PCI address at their other end, Type
+    # matches where the driver's name contains it, Cores are those of the CPUs that NVML names
+    node = load(name)
+    cpus = node.cpus
+    thread = (lambda cpu: cpu % cpus.threads) if cpus.numbering == "block" else (lambda cpu: cpu // total)
+    total = cpus.sockets * cpus.cores
+    online = [cpu for cpu in range(total * cpus.threads) if thread(cpu) < threads]
+    near = [
+        [cpu for cpu in online if cpus.core_indexes([cpu])[0] in cpus.socket_cores(device.socket)]
+        for device in node.gpus
+    ]
+    switched = node.nvlink is not None and node.nvlink.switched
+    wires = {
+        gpu: (["switch"] * node.gpu.nvlinks if switched else [
+            other for other, count in enumerate(device.links) for _ in range(count)
+        ]) + ["cpu"] * node.gpu.to_cpu
+        for gpu, device in enumerate(node.gpus)
+    }  # fmt: skip
+    driver = nvml(wires)
+    driver.nvmlDeviceGetCpuAffinity = lambda gpu, _: mask(near[gpu])
+    driver.nvmlDeviceGetName = lambda _: next(iter(node.gpu.names), "any")
+
+    lines = []
+    for gpu in range(driver.nvmlDeviceGetCount()):
+        addresses = [driver.nvmlDeviceGetPciInfo(other).busId.decode() for other in wires]
+        ends = [driver.nvmlDeviceGetNvLinkRemotePciInfo(gpu, link).busId for link in range(len(wires[gpu]))]
+        links = [-1 if other == gpu else ends.count(address) for other, address in enumerate(addresses)]
+        found = live.read_nvml(driver).gpus[gpu]
+        assert node.gpu.gres in (found.model or "").lower() or not node.gpu.names
+        kind = f" Type={node.gpu.gres}" if node.gpu.names else ""
+        cores = format_list(cpus.core_indexes(found.cpu_affinity))
+        lines.append(
+            f"NodeName=m Name=gpu{kind} File=/dev/nvidia{gpu} Cores={cores} Links={','.join(map(str, links))}"
+        )
+    assert gres(node, "m", threads) == lines

@@ -1,11 +1,14 @@
 """What the nodes report, turned into Slurm's files; the files are compared whole with golden ones."""
 
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -14,16 +17,27 @@ import slurm
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "slurm"
 PROBE = ROOT / "playbooks" / "roles" / "slurm" / "files" / "cgroups.sh"
+DEFAULTS = {
+    name: value
+    for role in ("slurm", "slurmdbd")
+    for name, value in yaml.safe_load(
+        (ROOT / "playbooks" / "roles" / role / "defaults" / "main.yml").read_text()
+    ).items()
+}
+LIMITS = {name: DEFAULTS[f"slurm_{name}"] for name in slurm.LEAST}
 # per node: CPUs, sockets, cores of a socket, threads of a core, MiB
 REPORTS = {
     "virtual": (2, 1, 2, 1, 24105),
     "minsky": (160, 2, 10, 8, 523264),
+    "minsky-off": (20, 2, 10, 1, 523264),
+    "ac922": (128, 2, 16, 4, 653312),
+    "half": (80, 2, 5, 8, 523264),
     "x86": (64, 2, 16, 2, 257616),
 }
 FOUND = "NodeName=me CPUs={} Boards=1 SocketsPerBoard={} CoresPerSocket={} ThreadsPerCore={} RealMemory={}"
 
 
-def host(report: str, cgroup: str = "v1 swap=yes", name: str | None = None, **stated: int) -> dict:
+def host(report: str, cgroup: str = "v1 swap=yes", name: str | None = None, **stated: int | str) -> dict:
     facts = {"ansible_facts": {"hostname": name}} if name else {}
     return {
         "__slurm_probe": {"stdout": f"{FOUND.format(*REPORTS[report])}\nUpTime=0-01:02:03\ncgroup={cgroup}"},
@@ -32,10 +46,20 @@ def host(report: str, cgroup: str = "v1 swap=yes", name: str | None = None, **st
     }
 
 
+def gpus(report: str, node_class: str = "minsky-p100", **stated: int | str) -> dict:
+    return host(report, "v2 swap=no", cluster_node_class=node_class, **stated)
+
+
 CLUSTERS = {
     "virtual": {f"node{n}": host("virtual", slurm_node_memory_mb=4096) for n in (1, 2, 3)},
-    "rack": {f"m{n:02}.site": host("minsky", "v2 swap=no") for n in range(1, 17)}
+    "minsky": {f"m{n:02}.site": gpus("minsky") for n in range(1, 17)},
+    "rack": {f"m{n:02}.site": gpus("minsky") for n in range(1, 5)}
+    | {f"p{n}.site": gpus("ac922", "ac922-4gpu", slurm_node_memory_mb=500000) for n in (1, 2)}
     | {f"x{n}.site": host("x86", "v2 swap=no") for n in (9, 10, 11)},
+    "posed": {
+        f"node{n}": gpus("virtual", slurm_node_memory_mb=4096, slurm_simulated_hardware=True)
+        for n in (1, 2, 3)
+    },
     "unenforced": {
         "node1": host("virtual"),
         "node2": host("virtual", "none /sys/fs/cgroup/memory is missing or read-only"),
@@ -52,24 +76,27 @@ def render(name: str, nodes: dict) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    described = slurm.slurm_nodes(nodes, nodes)
+    set_by_a_site = {"slurmdbd_purge_months": 12, "slurm_extra": {"MaxJobCount": 5000}}
     return environment.get_template(f"{name}.j2").render(
-        cluster_name="minsky",
-        groups={"slurmdbd": ["control"]},
-        inventory_hostname_short="control",
-        slurmdbd_purge_months=12,
-        slurm_node_timeout_s=120,
-        slurm_max_time="7-00:00:00",
-        slurm_extra={"MaxJobCount": 5000},
-        _slurm_controller="control",
-        _slurm_nodes=slurm.slurm_nodes(nodes, nodes),
-        _slurm_cgroup=slurm.slurm_cgroup(nodes, nodes),
+        DEFAULTS
+        | set_by_a_site
+        | {
+            "cluster_name": "minsky",
+            "groups": {"slurmdbd": ["control"]},
+            "inventory_hostname_short": "control",
+            "_slurm_controller": "control",
+            "_slurm_nodes": described,
+            "_slurm_job_submit": described["cpus_per_gpu"] > 0,
+            "_slurm_cgroup": slurm.slurm_cgroup(nodes, nodes),
+        }
     )
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_file_of_slurms_renders_to_its_golden_file(name, cluster):
-    depends_on_nodes = name in {"slurm.conf", "cgroup.conf"}
+    depends_on_nodes = name in {"slurm.conf", "gres.conf", "cgroup.conf"}
     text = render(name, CLUSTERS[cluster])
     golden = GOLDEN / (f"{cluster}.{name}" if depends_on_nodes else name)
     assert golden.exists(), f"no golden file; after reading it, keep this as {golden}:\n{text}"
@@ -102,12 +129,147 @@ def test_equal_machines_share_a_line_though_their_kernels_differ_by_a_few_mib():
 def test_what_the_inventory_states_of_a_node_outranks_what_it_reports():
     nodes = {"a": host("minsky", slurm_node_cpus=20, slurm_node_memory_mb=1000)}
     expected = "NodeName=a CPUs=20 Sockets=1 CoresPerSocket=20 ThreadsPerCore=1 RealMemory=1000"
-    assert slurm.slurm_nodes(nodes, nodes) == {"lines": [expected], "mem_per_cpu": 50}
+    described = slurm.slurm_nodes(nodes, nodes)
+    assert (described["lines"], described["mem_per_cpu"]) == ([expected], 50)
 
 
 def test_a_node_that_reports_nothing_keeps_its_line_if_the_inventory_states_it():
     nodes = {"a": {"slurm_node_cpus": 4, "slurm_node_memory_mb": 1024}, "b": host("virtual")}
     assert slurm.slurm_nodes(nodes, nodes)["lines"][0].startswith("NodeName=a CPUs=4 ")
+
+
+def test_a_minsky_has_the_same_gpus_and_cores_with_any_smt():
+    lines = [slurm.slurm_nodes(["m"], {"m": gpus(report)})["gres"] for report in ("minsky", "minsky-off")]
+    assert lines[0] == lines[1]
+    assert [re.search(r"Cores=(\S+) Links=(\S+)", line).groups() for line in lines[0]] == [
+        ("0-9", "-1,2,0,0"), ("0-9", "2,-1,0,0"), ("10-19", "0,0,-1,2"), ("10-19", "0,0,2,-1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus"),
+    [
+        ({"a": gpus("minsky")}, 40),
+        ({"a": gpus("minsky-off")}, 5),
+        ({"a": gpus("minsky", "minsky-p100-2gpu")}, 40),  # the other socket is far from both
+        ({"a": gpus("minsky"), "b": gpus("minsky-off")}, 5),
+        ({"a": gpus("ac922", "ac922-6gpu", slurm_node_memory_mb=500000)}, 20),  # whole cores: 5 of 4 threads
+        ({"a": host("x86")}, 0),
+    ],
+)
+def test_a_gpu_brings_what_every_node_can_give_from_its_socket(nodes, cpus):
+    assert slurm.slurm_nodes(nodes, nodes)["cpus_per_gpu"] == cpus
+
+
+def test_a_node_without_a_report_keeps_its_gpus_if_the_inventory_states_the_rest():
+    stated = {"cluster_node_class": "minsky-p100", "slurm_node_cpus": 160, "slurm_node_memory_mb": 500000}
+    [line] = slurm.slurm_nodes(["a"], {"a": stated})["lines"]
+    assert line.startswith("NodeName=a Sockets=2 CoresPerSocket=10 ThreadsPerCore=8 Gres=gpu:p100:4 ")
+    with pytest.raises(AnsibleFilterError, match="--limit"):
+        slurm.slurm_nodes(["a"], {"a": stated | {"slurm_node_cpus": 0}})
+
+
+@pytest.mark.parametrize(
+    ("report", "words"), [("half", "2 sockets with 5 cores"), ("x86", "2 sockets with 16")]
+)
+def test_a_node_that_is_not_of_its_class_stops_the_run(report, words):
+    with pytest.raises(AnsibleFilterError, match=f"a has {words}.*class minsky-p100.*1, 2, 4 or 8 threads"):
+        slurm.slurm_nodes(["a"], {"a": gpus(report)})
+
+
+def test_an_smt_that_the_class_does_not_have_stops_the_run():
+    nodes = {"a": gpus("minsky", "pcie")}
+    with pytest.raises(AnsibleFilterError, match=r"of 8 threads.*1 or 2 threads"):
+        slurm.slurm_nodes(nodes, nodes)
+
+
+def test_threads_that_the_inventory_states_outrank_those_that_are_online():
+    [line] = slurm.slurm_nodes(["a"], {"a": gpus("minsky", slurm_node_cpus=20)})["lines"]
+    assert "ThreadsPerCore=1 " in line
+
+
+def test_a_node_poses_as_its_class_whatever_its_machine_has():
+    posing = gpus("virtual", "dgx1-v100", slurm_simulated_hardware="yes")
+    described = slurm.slurm_nodes(["a"], {"a": posing})
+    assert described["simulated"]
+    [line] = described["lines"]
+    assert "Sockets=2 CoresPerSocket=20 ThreadsPerCore=2 Gres=gpu:v100:8 " in line
+    assert line.endswith(" Feature=simulated")
+
+
+def test_gpus_without_a_model_are_counted_without_a_type():
+    nodes = {"a": gpus("x86", "pcie"), "b": gpus("minsky")}
+    nodes["a"]["__slurm_probe"]["stdout"] = FOUND.format(40, 2, 10, 2, 257616)
+    assert slurm.slurm_nodes(nodes, nodes)["tres"] == "gres/gpu,gres/gpu:p100"
+
+
+NEW = """\
+sacctmgr --immediate add qos batch MaxSubmitJobsPU=1000 Flags=DenyOnLimit
+sacctmgr --immediate add qos interactive MaxJobsPU=1 MaxTRESPU=gres/gpu=1 MaxWall=04:00:00 Flags=DenyOnLimit
+""".splitlines()
+STANDS = "batch||1000|||DenyOnLimit\ninteractive|1||gres/gpu=1|04:00:00|DenyOnLimit\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "change", "expected"),
+    [
+        ("", {}, NEW),
+        (STANDS, {}, []),
+        # what a person added stays
+        (STANDS.replace("||DenyOnLimit", "|1-00:00:00|DenyOnLimit,NoDecay", 1), {}, []),
+        (STANDS.replace("gres/gpu=1", "cpu=80,gres/gpu=1"), {}, []),
+        (STANDS, {"batch_max_gpus": 4}, ["sacctmgr --immediate modify qos batch set MaxTRESPU=gres/gpu=4"]),
+        (
+            STANDS.replace("1000||", "1000|gres/gpu=4|"),
+            {},
+            ["sacctmgr --immediate modify qos batch set MaxTRESPU=gres/gpu=-1"],
+        ),
+        (STANDS, {"batch_max_submit": "0"}, ["sacctmgr --immediate modify qos batch set MaxSubmitJobsPU=-1"]),
+        (
+            STANDS,
+            {"interactive_max_hours": 25},
+            ["sacctmgr --immediate modify qos interactive set MaxWall=1-01:00:00"],
+        ),
+    ],
+)
+def test_a_qos_is_given_the_limits_that_it_lacks(shown, change, expected):
+    assert [" ".join(command) for command in slurm.slurm_qos(shown, LIMITS | change)] == expected
+
+
+def test_every_qos_that_a_partition_names_is_made():
+    text = (ROOT / "slurm" / "slurm.conf.j2").read_text()
+    assert set(re.findall(r" QOS=(\w+)", text)) == set(slurm.slurm_limits(LIMITS))
+
+
+JOB_SUBMIT = ROOT / "slurm" / "job_submit.lua"
+LUA = shutil.which("lua") or shutil.which("lua5.1") or shutil.which("lua5.4")
+
+
+def test_the_submission_script_is_whole():
+    code = re.sub(r"--.*", "", JOB_SUBMIT.read_text())
+    assert set(re.findall(r"(?m)^function (\w+)\(", code)) == {"slurm_job_submit", "slurm_job_modify"}
+    assert len(re.findall(r"\b(?:function|if)\b", code)) == len(re.findall(r"\bend\b", code))
+    assert code.count("return slurm.SUCCESS") == 2
+
+
+@pytest.mark.skipif(LUA is None, reason="runs the script in Lua: apt-get install lua5.4")
+@pytest.mark.parametrize(
+    ("job", "gpus"),
+    [
+        ('partition = "interactive"', "gres/gpu:1"),
+        ('partition = "interactive", tres_per_node = "gres/gpu:p100:2"', "gres/gpu:p100:2"),
+        ('partition = "interactive", tres_per_task = "gres/gpu:1"', "nil"),
+        ('partition = "batch"', "nil"),
+        ("", "nil"),
+    ],
+)
+def test_an_interactive_job_that_names_no_gpu_gets_one(job, gpus):
+    program = (
+        f"slurm = {{SUCCESS = 0}} dofile('{JOB_SUBMIT}') local job = {{{job}}} "
+        "assert(slurm_job_submit(job, {}, 0) == 0) print(job.tres_per_node)"
+    )
+    said = subprocess.run([LUA, "-"], input=program, capture_output=True, text=True, check=True, timeout=30)
+    assert said.stdout.strip() == gpus
 
 
 def test_the_summary_names_the_nodes_whose_limits_nobody_knows():
@@ -184,13 +346,47 @@ def test_an_inventory_that_slurm_can_be_made_of_is_accepted():
         (None, {}, "two days", "Quote it"),
         (None, {"slurm_node_cpus": -1}, "60", "n is said to have -1 CPUs"),
         (None, {"slurm_node_memory_mb": 64}, "60", "64 MiB"),
+        (
+            None,
+            {"slurm_simulated_hardware": True},
+            "60",
+            "simulated_hardware is set for n, which has no",
+        ),
+        (
+            None,
+            {"cluster_node_class": "minsky-p100", "slurm_node_cpus": 60},
+            "60",
+            "20 cores of 1, 2, 4 or 8 threads.* Put one of 20, 40, 80, 160",
+        ),
+        (
+            None,
+            {"cluster_node_class": "ac922-4gpu"},
+            "60",
+            "node_memory_mb is not set for n.*nodes 0,8",
+        ),
+        (
+            {"slurm_controller": ["c"], "slurm_node": ["n.a", "n.b"]},
+            {},
+            "60",
+            "n.a and n.b are all n to",
+        ),
     ],
 )
 def test_what_slurm_cannot_be_made_of_is_refused_in_a_sentence(groups, stated, limit, words):
     groups = groups or {"slurm_controller": ["c"], "slurm_node": ["n"]}
-    said = slurm.slurm_refusals(groups, {"c": {}, "d": {}, "n": stated}, limit)
+    hosts = {"c": {}, "d": {}, "n": stated, "n.a": {}, "n.b": {}}
+    said = slurm.slurm_refusals(groups, hosts, limit)
     assert len(said) == 1
-    assert words in said[0]
+    assert re.search(words, said[0])
+
+
+@pytest.mark.parametrize("name", slurm.LEAST)
+def test_a_limit_below_which_nobody_could_submit_is_refused(name):
+    groups = {"slurm_controller": ["c"], "slurm_node": ["n"]}
+    hosts = {"c": {}, "n": {"cluster_node_class": "minsky-p100"}}
+    assert slurm.slurm_refusals(groups, hosts, "60", LIMITS) == []
+    [said] = slurm.slurm_refusals(groups, hosts, "60", LIMITS | {name: -1})
+    assert f"slurm_{name} is -1" in said
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

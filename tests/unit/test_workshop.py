@@ -19,7 +19,7 @@ TODAY = "2027-02-08"
 GROUP = "class:x:20000:class01,class02,class03\n"
 PASSWD = "".join(f"class0{n}:x:2000{n}:2000{n}::/shared/home/class0{n}:/bin/bash\n" for n in (1, 2, 3))
 SLURM = [
-    "class|2|20|gres/gpu=2|01:00:00|DenyOnLimit\n",
+    "class|2|20|gres/gpu=2|01:00:00|DenyOnLimit,OverPartQOS\n",
     "class|\nclass|class01\nclass|class02\nclass|class03\n",
     """\
 ReservationName=else StartTime=2027-01-01T00:00:00 EndTime=2027-02-13T00:00:00 NodeCnt=9 Accounts=users
@@ -140,7 +140,7 @@ def test_a_class_that_slurm_knows_as_it_should_be_takes_no_command():
 def test_a_new_class_gets_its_limits_students_and_nodes():
     qos = (
         "sacctmgr --immediate add qos class MaxJobsPU=2 MaxSubmitJobsPU=20 MaxTRESPU=gres/gpu=2 "
-        "MaxWall=1-01:00:00 Flags=DenyOnLimit"
+        "MaxWall=1-01:00:00 Flags=DenyOnLimit,OverPartQOS"
     )
     create = (
         "scontrol create reservation reservationname=class accounts=class starttime=now NodeCnt=2 "
