@@ -236,6 +236,13 @@ def test_a_qos_is_given_the_limits_that_it_lacks(shown, change, expected):
     assert [" ".join(command) for command in slurm.slurm_qos(shown, LIMITS | change)] == expected
 
 
+def test_the_accounting_is_asked_for_what_is_compared():
+    asked = (ROOT / "playbooks" / "roles" / "slurm" / "tasks" / "controller.yml").read_text()
+    assert (
+        f"show qos {','.join(slurm.slurm_limits(LIMITS))} format={','.join(['Name', *slurm.QOS])}\n" in asked
+    )
+
+
 def test_every_qos_that_a_partition_names_is_made():
     text = (ROOT / "slurm" / "slurm.conf.j2").read_text()
     assert set(re.findall(r" QOS=(\w+)", text)) == set(slurm.slurm_limits(LIMITS))

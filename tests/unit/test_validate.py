@@ -1,5 +1,6 @@
 """What playbooks/validate.yml refuses, and in which words."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -248,6 +249,19 @@ def test_what_is_wrong_is_refused_whatever_the_limit(example):
     run = validate(example, "--limit", "slurm_node", "-e", "user_accounts=[]")
     assert run.returncode != 0
     assert "Did you mean users_accounts?" in failure(run.stdout)
+
+
+def test_a_host_of_an_unknown_class_is_refused_by_the_playbook(tmp_path):
+    text = (PLAYBOOKS / "inventory" / "example-mixed" / "hosts.yml").read_text()
+    (tmp_path / "hosts.yml").write_text(
+        text.replace("cluster_node_class: ac922-4gpu", "cluster_node_class: ac922-4")
+    )
+    shutil.copytree(PLAYBOOKS / "inventory" / "example-mixed" / "group_vars", tmp_path / "group_vars")
+    run = validate(tmp_path)
+    assert run.returncode != 0
+    said = failure(run.stdout)
+    assert "cluster_node_class is ac922-4 for ac922-1" in said
+    assert "Did you mean ac922-4gpu?" in said
 
 
 def test_an_inventory_without_hosts_is_refused_in_a_sentence(tmp_path):
