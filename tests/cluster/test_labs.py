@@ -50,7 +50,7 @@ def test_a_sweep_collects_its_points_in_a_table_and_a_figure_and_runs_none_twice
 
 
 def test_a_study_of_scaling_tells_efficiency_beside_its_limit(user, two):
-    job = user.submit(f"{two} ~/jobs/scaling.sh --lab cnn --ranks 1,2")
+    job = user.submit(f"{two} ~/jobs/scaling.sh --lab neural_network --ranks 1,2")
     assert job.state == "COMPLETED", job.output
     rows = {(row["mode"], row["ranks"]): row for row in job.result["rows"]}
     assert [*rows] == [("strong", 1), ("strong", 2), ("weak", 1), ("weak", 2)]

@@ -49,6 +49,7 @@ class Lab:
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
                 "OMPI_MCA_mpi_yield_when_idle": "1",
+                "HOROVOD_CYCLE_TIME": "0.3",
                 "MINSKY_DATA_DIR": "/data",
                 **(more or {}),
             },

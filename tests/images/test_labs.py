@@ -18,6 +18,15 @@ def leg(request, lab_of):
     return lab_of(request.param)
 
 
+@pytest.fixture(
+    params=[(LEGS[0], 1), pytest.param((LEGS[1], 1), marks=pytest.mark.long), *((leg, 2) for leg in LEGS)]
+)
+def on(request, lab_of):
+    """Run a program of the lab: on one rank, and on two of each leg."""
+    target, ranks = request.param
+    return lambda *words: lab_of(target).program(*words, ranks=ranks)
+
+
 def close(value, wanted, difference):
     return abs(value - wanted) <= difference
 
@@ -27,10 +36,8 @@ def close(value, wanted, difference):
 CLOSED_FORM = {"w": 0.251635, "b": 0.798801, "cost": 0.076928837}  # least squares, to the digits shown
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_the_line_is_that_of_the_closed_form(leg, ranks):
-    words = ("--learning-rate", ".04", "--epochs", "5000")
-    result = leg.program("labs.linear_regression", *words, ranks=ranks).result
+def test_the_line_is_that_of_the_closed_form(on):
+    result = on("labs.linear_regression", "--learning-rate", ".04", "--epochs", "5000").result
     for name, wanted in CLOSED_FORM.items():
         assert close(result[name], wanted, 1e-5), (name, result[name])
 
@@ -102,9 +109,8 @@ def test_a_step_per_point_is_refused_on_two_ranks(lab):
 # --- Logistic regression -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_logistic_regression_reaches_its_cost_and_accuracy(leg, ranks):
-    result = leg.program("labs.logistic_regression", "--global-batch-size", "100", ranks=ranks).result
+def test_logistic_regression_reaches_its_cost_and_accuracy(on):
+    result = on("labs.logistic_regression", "--global-batch-size", "100").result
     assert close(result["cost"], 0.3337, 0.001)
     assert close(result["accuracy"], 0.9137, 0.002)
     assert close(result["accuracy_first_3000"], 0.888, 0.002)
@@ -121,9 +127,8 @@ def test_a_learning_rate_that_grows_with_the_ranks_keeps_the_accuracy(lab, ranks
 # --- Fully connected network, convolutional network --------------------------------------------------------
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_network_with_relu_and_hes_start_reads_96_of_100(leg, ranks):
-    ran = leg.program("labs.neural_network", "--global-batch-size", "128", ranks=ranks)
+def test_a_network_with_relu_and_hes_start_reads_96_of_100(on):
+    ran = on("labs.neural_network", "--global-batch-size", "128")
     assert ran.result["accuracy"] >= 0.96
     said = "first test images (digits.png): labels [7, 2, 1, 0, 4, 1, 4, 9, 5, 9], predictions [7, 2, 1, 0, "
     assert said in ran.said
@@ -141,7 +146,9 @@ def test_the_first_ten_test_images_are_a_picture_beside_the_curves(lab):
     assert re.findall("(?m)^PNG$", ran.said) == ["PNG"] * 2, ran.said
 
 
-@pytest.mark.parametrize(("seed", "ranks"), [("1", 1), ("2", 1), ("1", 2)])
+@pytest.mark.parametrize(
+    ("seed", "ranks"), [("1", 1), pytest.param("2", 1, marks=pytest.mark.long), ("1", 2)]
+)
 def test_a_network_as_published_is_linear_and_reaches_what_that_can(lab, seed, ranks):
     words = ("--as-published", "--global-batch-size", "128", "--seed", seed)
     ran = lab.program("labs.neural_network", *words, ranks=ranks)

@@ -14,7 +14,11 @@ def losses(said):
     return [json.loads(line)["history"]["loss"] for line in said.splitlines() if line.startswith('{"lab"')]
 
 
-@pytest.mark.parametrize("launch", ["", "mpirun -n 2 --oversubscribe "], ids=["1 rank", "2 ranks"])
+@pytest.mark.parametrize(
+    "launch",
+    [pytest.param("", marks=pytest.mark.long), "mpirun -n 2 --oversubscribe "],
+    ids=["1 rank", "2 ranks"],
+)
 def test_a_run_that_is_told_to_stop_saves_and_leaves_and_ends_as_if_it_had_not_been(lab, launch):
     ran = lab.run(
         f"run() {{ {launch}{DIGITS} --global-batch-size 128 --steps 120 --results $1; }}\n"
