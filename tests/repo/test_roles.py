@@ -60,3 +60,11 @@ def test_nodes_and_the_image_that_makes_sifs_have_apptainer_from_one_suite():
     options = defaults(ROOT / "playbooks" / "roles" / "apptainer")
     stated = {"suite": options["apptainer_suite"], "least": options["apptainer_least_version"]}
     assert stated.items() <= pinned["apptainer"].items()
+
+
+FILE_SYSTEMS = [role for role in ROLES if role.name.startswith("fs_")]
+
+
+@pytest.mark.parametrize("role", FILE_SYSTEMS, ids=lambda role: role.name)
+def test_a_file_system_says_as_what_it_is_mounted(role):
+    assert yaml.safe_load((role / "vars" / "main.yml").read_text())[f"_{role.name}_mounted_as"]

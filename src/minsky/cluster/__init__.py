@@ -29,7 +29,10 @@ OURS = f"{CHECKOUT_LABEL}={ROOT}"
 # Never all of MINSKY_CACHE, which may be somebody's home.
 CACHED = ("base", "data", "locks", "qemu", "sbom", "sif")
 # What site.yml reads: a change of any of these files calls for another run.
-INPUTS = ("ansible.cfg", "playbooks", "slurm", "jobs", "src/minsky/data.py", "images/versions.toml")
+INPUTS = (
+    "ansible.cfg", "playbooks", "slurm", "jobs", "images/versions.toml",
+    *(f"src/minsky/{name}" for name in ("data.py", "gpus", "nodecheck")),
+)  # fmt: skip
 
 
 def node_count(given: str | None, up: int = 0) -> int:
