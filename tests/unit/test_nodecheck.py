@@ -15,15 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated_node import UUID, Simulated, lscpu, matrix, numactl, rows, status, unmunge
+from simulated_node import Simulated, rows, unmunge
 
+from minsky import simulated as stand_ins
 from minsky.errors import MinskyError
+from minsky.gpus.classes import load
 from minsky.nodecheck import node as nodes
 from minsky.nodecheck import report
 from minsky.nodecheck.__main__ import main
 from minsky.nodecheck.check import FAILED, OK, SKIPPED, WARNING, Check, Finding, registered
 from minsky.nodecheck.node import Mount, Node
 from minsky.nodecheck.run import Result, run
+from minsky.simulated import UUID
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = registered()
@@ -31,6 +34,10 @@ NONE = Node()
 AC922 = ("gpu-numa", "cpuset")  # which a Minsky does not have
 P100 = "Tesla P100-SXM2-16GB"
 DEAD = "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.\n"
+OFFLINE = stand_ins.numactl(load("ac922-4gpu").cpus, gpu_mib=0)
+SPLIT = [
+    replace(gpu, links=[max(-1, min(count, 1)) for count in gpu.links]) for gpu in load("minsky-p100").gpus
+]
 LOST = "Unable to determine the device handle for GPU 0006:01:00.0: GPU is lost.  Reboot the system\n"
 
 
@@ -78,6 +85,11 @@ def says(program: str, pattern: str, text: str, code: int = 0) -> Callable[[Simu
     return lambda it: it.answer(program, pattern, text, code)
 
 
+def posing(fault: str = stand_ins.NONE, **changes: object) -> Callable[[Simulated], None]:
+    """What lets a simulated node's GPUs and processors be those of a class with *changes*."""
+    return lambda it: it.pose(fault, **changes)
+
+
 def smi(pattern: str, text: str, code: int = 0) -> Callable[[Simulated], None]:
     return says("nvidia-smi", pattern, text, code)
 
@@ -94,10 +106,10 @@ def munged_an_hour_ago(node):
 
 
 RED = {
-    "processors": (says("lscpu", "*", lscpu(2, 9, 8)), "2 x 9"),
-    "smt": (says("lscpu", "*", lscpu(2, 10, 3)), "threads per core: 3"),
-    "numa": (says("lscpu", "*", lscpu(1, 10, 8, (0,))), "NUMA nodes: 0"),
-    "gpu-numa": (says("numactl", "-H", numactl(64, gpu_mib=0)), "offline: 252-255"),
+    "processors": (posing(cpus={"cores": 9}), "2 x 9"),
+    "smt": (posing(cpus={"smt": [3]}), "threads per core: 3"),
+    "numa": (posing(cpus={"numa": [0]}), "NUMA nodes: 0"),
+    "gpu-numa": (says("numactl", "-H", OFFLINE), "offline: 252-255"),
     "cpuset": (lambda it: it.file("sys/fs/cgroup/cpuset/docker/cpuset.mems", "0,8\n"), "docker: 0,8"),
     "memory": (
         lambda it: it.file("proc/meminfo", "MemTotal: 503316480 kB\nMemAvailable: 503316480 kB\n"),
@@ -109,7 +121,7 @@ RED = {
         "GPU 00000006:01:00.0 does not answer: GPU is lost",
     ),
     "nvlinks": (
-        smi("nvlink --status", status(4, "20 GB/s", P100, down=(2, 1))),
+        posing("nvlink-down"),
         "NVLinks of GPU 2: 3 of 4 active",
     ),
     "npu": (lambda it: it.file("proc/kallsyms", "0 T pnv_pci_get_npu_device\n"), "not there"),
@@ -162,10 +174,10 @@ MORE_RED = {
         "gpus", smi("*index,name*", query(4, "Tesla V100-SXM2-16GB")), "V100",
     ),
     "a pair that is not wired": (
-        "nvlinks", smi("topo -m", matrix(1, 80)), "links GPU 0 to GPU 1: 1",
+        "nvlinks", posing(gpus=SPLIT), "links GPU 0 to GPU 1: 1",
     ),
     "slow links": (
-        "nvlinks", smi("nvlink*", status(4, "9.8 GB/s", P100)), "9.8 GB/s",
+        "nvlinks", posing(nvlink={"gb_s": 9.8, "generation": 0}), "9.8 GB/s",
     ),
     "links of which nothing is told": (
         "nvlinks", smi("nvlink*", ""), "NVLinks of each GPU: not told",
