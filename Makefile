@@ -1,6 +1,6 @@
 # Plain `make` lists the verbs. NODES=2, MINSKY_DATA=DIR or URL and ARGS="--epochs 1" go on the same line.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster down shell workshop workshop-end test test-all lint clean venv
+.PHONY: help demo cluster fault down shell workshop workshop-end test test-all lint clean venv
 PYTHON ?= python3
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export LC_ALL := C.UTF-8
@@ -12,8 +12,10 @@ help:
 
 demo: venv  ## from nothing to a network trained on two nodes: accuracy, images/s, plot (ARGS for the lab)
 	@$(MINSKY) demo $(ARGS)
-cluster: venv  ## boot and provision the virtual cluster; again: repair what has drifted (NODES=1 to 16)
+cluster: venv  ## boot and provision the virtual cluster; again: repair what has drifted (NODES=1 to 16, CLASS=minsky-p100)
 	@$(MINSKY) up
+fault: venv  ## break a compute node: a simulated fault (NODE=node2 FAULT=nvlink-down; FAULT=none mends)
+	@$(MINSKY) fault
 shell: venv  ## log in on the cluster as an ordinary user
 	@$(MINSKY) shell
 down: venv  ## remove the virtual cluster; images and caches stay

@@ -25,15 +25,16 @@ class MissedError(MinskyError):
     status = 1
 
 
-def demo(nodes: str | None, arguments: list[str]) -> None:
+def demo(nodes: str | None, arguments: list[str], pose: str | None = None) -> None:
     """Bring the cluster up where it is not, train on two nodes, and end on the job's RESULT line.
 
     Args:
         nodes: compute nodes of the cluster; by default those that are up, or else three.
         arguments: for the lab. Without any, a result that misses its goal ends the program with status 1.
+        pose: the node class that compute nodes pose as; by default what those that are up do.
     """
     stages = Stages("demo")
-    ranks = min(up(nodes, stages, trust=True), 2)
+    ranks = min(up(nodes, stages, pose=pose, trust=True), 2)
     words = shlex.join(["-N", str(ranks), "jobs/cnn_horovod.sh", *arguments])
     with stages.stage("job", f"sbatch {words}"):
         name = time.strftime("%Y%m%d-%H%M%S")

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from minsky.nodecheck.node import NONE
 from minsky.paths import ROOT, STATE
 
 _VARS: dict[str, Any] = yaml.safe_load((ROOT / "playbooks/virtual/vars.yml").read_text())
@@ -29,12 +30,13 @@ VARIABLES = {
 }
 
 
-def layout(nodes: int, memory_mb: int) -> dict[str, Any]:
+def layout(nodes: int, memory_mb: int, node_class: str = NONE) -> dict[str, Any]:
     """What up.yml and the inventory print of a cluster with *nodes* compute nodes.
 
     Args:
         nodes: compute nodes.
         memory_mb: memory of the machine underneath, in MiB.
+        node_class: what the compute nodes pose as.
 
     Returns:
         Variables: the machines, control first; memory of each and what of it jobs get, in MiB; the machines
@@ -49,6 +51,7 @@ def layout(nodes: int, memory_mb: int) -> dict[str, Any]:
         ],
         "virtual_memory_mb": memory,
         "virtual_jobs_memory_mb": int(memory * JOBS_SHARE),
+        "virtual_class": node_class,
         # Where there are fewer compute nodes, control carries the missing bricks.
         "virtual_bricks": names[1 : DEFAULT_NODES + 1] if nodes >= DEFAULT_NODES else names,
     }

@@ -220,6 +220,8 @@ def booting(monkeypatch, tmp_path):
     monkeypatch.setattr(cluster, "make_key", lambda: None)
     monkeypatch.setattr(cluster, "fingerprint", lambda *_: "digest")
     monkeypatch.setattr(cluster, "PROVISIONED", tmp_path / "provisioned")
+    monkeypatch.setattr(cluster, "POSED", tmp_path / "posed")
+    monkeypatch.setattr(cluster, "INVENTORY", tmp_path / "hosts.yml")
     monkeypatch.setattr(cluster.system, "need_program", lambda *_: None)
     monkeypatch.setattr(cluster.host, "preflight", lambda *_, needs, **__: seen.needs.extend(needs))
     monkeypatch.setattr(cluster.images, "ensure", lambda _: "minsky/node:1")
@@ -240,6 +242,7 @@ def test_booting_asks_for_the_room_that_images_need_and_tells_playbooks_what_to_
     assert nodes["virtual_image"] == "minsky/node:1"
     assert [machine["name"] for machine in nodes["virtual_machines"]] == ["control", "node1", "node2"]
     assert nodes["virtual_labels"][virtual.CHECKOUT_LABEL] == str(cluster.ROOT)
+    assert nodes["virtual_class"] == "none"
     assert booting.plays["provision"] == {"staging_images": ["/cache/lab-x86_64-1.sif"]}
 
 
@@ -255,8 +258,8 @@ def test_a_cluster_counts_as_unchanged_only_for_the_same_files_image_nodes_and_d
     nodes, sif = {"control": "c", "node1": "1"}, Path("lab-x86_64-0.sif")
     monkeypatch.delenv("MINSKY_DATA", raising=False)
 
-    def digest(nodes=nodes, sif=sif):
-        return cluster.fingerprint(nodes, sif, tmp_path)
+    def digest(nodes=nodes, sif=sif, posed=cluster.NONE):
+        return cluster.fingerprint(nodes, sif, posed, tmp_path)
 
     (tmp_path / "jobs" / "__pycache__").mkdir(parents=True)
     (tmp_path / "playbooks").mkdir()
@@ -266,6 +269,7 @@ def test_a_cluster_counts_as_unchanged_only_for_the_same_files_image_nodes_and_d
     (tmp_path / "README.md").touch()
     assert digest() == first == digest(dict(reversed(nodes.items())))
     seen = {first, digest(sif=Path("lab-x86_64-1.sif")), digest({**nodes, "node1": "2"})}
+    seen.add(digest(posed="minsky-p100"))
     (tmp_path / "playbooks" / "site.yml").write_text("b")
     seen.add(digest())
     (tmp_path / "playbooks" / "site.yml").chmod(0o755)
@@ -274,7 +278,7 @@ def test_a_cluster_counts_as_unchanged_only_for_the_same_files_image_nodes_and_d
     seen.add(digest())
     monkeypatch.setenv("MINSKY_DATA", "/mirror")
     seen.add(digest())
-    assert len(seen) == 7
+    assert len(seen) == 8
 
 
 def test_a_failed_playbook_is_told_by_host_task_and_message_and_ignored_failures_are_not():
@@ -373,3 +377,117 @@ def test_a_class_that_is_open_keeps_its_keys_from_make_clean(monkeypatch, tmp_pa
     monkeypatch.setattr(cluster, "down", lambda: pytest.fail("nothing may be removed before this is refused"))
     with pytest.raises(MinskyError, match=r"minsky-class holds the keys of an open class.*make workshop-end"):
         cluster.clean()
+
+
+def inventory(path, posed):
+    path.write_text(f"all: {{children: {{slurm_node: {{vars: {{cluster_node_class: {posed}}}}}}}}}\n")
+
+
+def test_nodes_pose_as_what_is_typed_or_else_as_they_do_already(booting, monkeypatch):
+    cluster.up("2")
+    assert booting.plays["nodes"]["virtual_class"] == "none"
+    cluster.up("2", pose="minsky-p100")
+    files = booting.plays["pose"]["virtual_posed_files"]
+    assert (
+        (cluster.POSED / "etc/minsky/simulated")
+        .read_text()
+        .startswith("This node poses as class minsky-p100")
+    )
+    inventory(cluster.INVENTORY, "dgx-a100")
+    cluster.up("2")
+    assert booting.plays["nodes"]["virtual_class"] == "none"  # of a cluster that is gone
+    monkeypatch.setattr(cluster, "ours", lambda: {"control": "c", "node1": "1", "node2": "2"})
+    monkeypatch.setattr(cluster, "refuse_without_devices", lambda _: None)
+    cluster.up("2")
+    assert booting.plays["nodes"]["virtual_class"] == "dgx-a100"
+    cluster.up("2", pose="none")
+    assert booting.plays["nodes"]["virtual_class"] == "none"
+    assert booting.plays["pose"]["virtual_posed_files"] == files  # which are removed
+
+
+@pytest.mark.parametrize("verb", ["up", "demo"])
+def test_a_class_that_there_is_not_is_refused_before_anything_changes(verb, monkeypatch):
+    monkeypatch.setenv("CLASS", "minsky-p10")
+    with pytest.raises(MinskyError, match=r"CLASS is 'minsky-p10'.* minsky-p100.*make cluster CLASS="):
+        command.main([verb])
+
+
+def test_containers_that_may_not_have_devices_are_not_replaced_but_told_of(monkeypatch):
+    rules = {"c": None, "1": ["c 195:* rwm"], "2": None}
+    containers = SimpleNamespace(
+        get=lambda number: SimpleNamespace(attrs={"HostConfig": {"DeviceCgroupRules": rules[number]}})
+    )
+    monkeypatch.setattr(dockerd, "client", lambda: SimpleNamespace(containers=containers))
+    monkeypatch.setattr(cluster, "ours", lambda: {"control": "c", "node1": "1", "node2": "2"})
+    with pytest.raises(MinskyError, match=r"^node2 may not.*make down cluster CLASS=pcie"):
+        cluster.refuse_without_devices("pcie")
+    rules["2"] = ["c 195:* rwm"]
+    cluster.refuse_without_devices("pcie")
+
+
+def test_the_rule_for_devices_is_the_one_that_containers_are_made_with():
+    assert f'device_cgroup_rules: ["{cluster.DEVICES}"]' in (ROOT / "playbooks/virtual/up.yml").read_text()
+
+
+@pytest.fixture
+def standing(booting, monkeypatch):
+    """A cluster that is up, provisioned, and poses as class pcie."""
+    booting.running = {"control": "c", "node1": "1", "node2": "2"}
+    cluster.PROVISIONED.write_text("digest")
+    inventory(cluster.INVENTORY, "pcie")
+    return booting
+
+
+def test_a_fault_befalls_one_node_and_the_cluster_is_no_longer_trusted(standing):
+    cluster.fault("node2", "gpu-lost")
+    told = standing.plays["fault"]
+    assert (told["virtual_broken"], told["virtual_fault"], told["virtual_check"]) == (
+        ["node2"], "gpu-lost", "driver",
+    )  # fmt: skip
+    assert "lost=2" in (cluster.POSED / "usr/local/bin/nvidia-smi").read_text()
+    cluster.fault("node1", "mount-gone")
+    cluster.fault("node2", "clock-skew")
+    assert cluster.PROVISIONED.read_text().splitlines() == ["digest", "node1 mount-gone", "node2 clock-skew"]
+    cluster.fault("", "none")
+    assert standing.plays["fault"]["virtual_broken"] == ["node1", "node2"]
+    assert "lost=''" in (cluster.POSED / "usr/local/bin/nvidia-smi").read_text()
+    assert cluster.PROVISIONED.read_text() == "digest"
+
+
+@pytest.mark.parametrize(
+    ("node", "fault", "words"),
+    [
+        ("node3", "ecc", r"NODE is 'node3'.* node1, node2\..*make fault NODE=node2 FAULT=ecc"),
+        (None, "ecc", "NODE is ''"),
+        ("control", "mount-gone", "NODE is 'control'"),
+        ("node1", "nvlink", r"FAULT is 'nvlink'.* nvlink-down, .*clock-skew; none mends"),
+        ("node1", None, "FAULT is ''"),
+        ("node1", "nvlink-down", "class pcie has no NVLinks"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused_with_what_to_type(standing, node, fault, words):
+    with pytest.raises(MinskyError, match=words):
+        cluster.fault(node, fault)
+    assert cluster.PROVISIONED.read_text() == "digest"
+    assert "fault" not in standing.plays
+
+
+def test_without_gpus_a_fault_of_theirs_is_refused_and_any_other_is_not(standing):
+    inventory(cluster.INVENTORY, "none")
+    with pytest.raises(MinskyError, match=r"befalls GPUs.*make cluster CLASS="):
+        cluster.fault("node1", "ecc")
+    cluster.fault("node1", "mount-gone")
+    assert standing.plays["fault"]["virtual_fault"] == "mount-gone"
+    standing.running = {}
+    with pytest.raises(MinskyError, match="make cluster"):
+        cluster.fault("node1", "mount-gone")
+
+
+def test_the_status_calls_simulated_what_is_simulated(standing, monkeypatch, capfd):
+    monkeypatch.setattr(cluster, "ssh", lambda _, *words: ["echo", *words])
+    cluster.fault("node2", "ecc")
+    cluster.status()
+    shown = capfd.readouterr().out
+    assert "pose as class pcie: GPUs, links, sockets and cores are simulated" in shown
+    assert "A simulated fault: node2 ecc; make fault NODE=node2 FAULT=none mends it." in shown
+    assert "%10f" in shown  # features, of which one says it too

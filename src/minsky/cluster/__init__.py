@@ -12,9 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from minsky import dockerd, host, images, snapshot, system, virtual
+from minsky import dockerd, host, images, simulated, snapshot, system, virtual
 from minsky.errors import MinskyError
+from minsky.gpus.classes import available, load
 from minsky.images import emulation
+from minsky.nodecheck.node import NONE
 from minsky.paths import CACHE, ROOT, STATE
 from minsky.playbook import play
 from minsky.stages import LOGS, Stages, console
@@ -31,8 +33,12 @@ CACHED = ("base", "data", "locks", "qemu", "sbom", "sif")
 # What site.yml reads: a change of any of these files calls for another run.
 INPUTS = (
     "ansible.cfg", "playbooks", "slurm", "jobs", "images/versions.toml",
-    *(f"src/minsky/{name}" for name in ("data.py", "gpus", "nodecheck")),
+    *(f"src/minsky/{name}" for name in ("data.py", "gpus", "nodecheck", "simulated")),
 )  # fmt: skip
+DEVICES = f"c {simulated.MAJOR}:* rwm"  # what a container must allow for the devices of GPUs
+POSED = STATE / "posed"  # what stands in for the hardware of a class
+# Faults that need no GPU, with the check that must find them, and all.
+FAULTS = simulated.FAULTS | {"mount-gone": "mount", "clock-skew": "munge"}
 
 
 def node_count(given: str | None, up: int = 0) -> int:
@@ -61,6 +67,35 @@ def node_count(given: str | None, up: int = 0) -> int:
     return wanted
 
 
+def node_class(given: str | None, up: str = NONE) -> str:
+    """What class the compute nodes are to pose as.
+
+    Args:
+        given: what the user typed; empty or None for *up*.
+        up: what the nodes that are up pose as.
+
+    Raises:
+        MinskyError: there is no such class, or it contradicts itself.
+    """
+    name = given or up
+    if name != NONE and name not in available():
+        raise MinskyError(
+            f"CLASS is '{name}', and slurm/classes/ has {', '.join(available())}; {NONE} is for nodes "
+            "without GPUs. Type for instance: make cluster CLASS=minsky-p100"
+        )
+    if name != NONE:
+        load(name)
+    return name
+
+
+def posing() -> str:
+    """What class the nodes of the cluster that is up pose as, by its inventory."""
+    if not INVENTORY.exists():
+        return NONE
+    group = yaml.safe_load(INVENTORY.read_text())["all"]["children"]["slurm_node"]
+    return str(group["vars"].get("cluster_node_class", NONE))
+
+
 def ours(*, dead: bool = True) -> dict[str, str]:
     """This checkout's virtual machines: {name: container id}."""
     found = dockerd.client().containers.list(all=dead, filters={"label": OURS})
@@ -75,12 +110,15 @@ def running() -> dict[str, str]:
 # -- up, down ----------------------------------------------------------------------------------------
 
 
-def up(nodes: str | None = None, stages: Stages | None = None, *, trust: bool = False) -> int:
+def up(
+    nodes: str | None = None, stages: Stages | None = None, *, pose: str | None = None, trust: bool = False
+) -> int:
     """Boot and provision the virtual cluster; what already stands is used, what has drifted is repaired.
 
     Args:
         nodes: compute nodes, "1" to MAX_NODES; by default those that are up, or else three.
         stages: who tells the user; a new one by default.
+        pose: the node class that compute nodes pose as; by default what those that are up do, or else none.
         trust: leave a cluster alone whose nodes answer and that was provisioned from just these files.
 
     Returns:
@@ -93,25 +131,94 @@ def up(nodes: str | None = None, stages: Stages | None = None, *, trust: bool = 
             dockerd.ensure_docker()
         there = ours()
         wanted = node_count(nodes, len(there.keys() - {"control"}))
+        posed = node_class(pose, posing() if there else NONE)
         refuse_misfit(wanted, len(there))
+        if posed != NONE:
+            refuse_without_devices(posed)
         for program, package in {"ssh": "openssh-client", "rsync": "rsync"}.items():
             system.need_program(program, package)
         make_key()
     with stages.stage("images", "building what has changed of the node image and the lab image"):
         node_image, sif = images.ensure(images.image("node")), images.ensure_sif(images.image("lab"))
-    if trust and unchanged(wanted, sif):
+    if trust and unchanged(wanted, sif, posed):
         console.print("[nodes] all answer, and nothing that goes into them has changed: used as they are")
         return wanted
     PROVISIONED.unlink(missing_ok=True)
     with stages.stage("nodes", f"booting control and {wanted} compute node(s) as Docker containers"):
         if not running():
             snapshot.keep()
-        shape = virtual.layout(wanted, host.total_memory_mb()) | {"virtual_image": node_image}
+        shape = virtual.layout(wanted, host.total_memory_mb(), posed) | {"virtual_image": node_image}
         play("nodes", "virtual/up.yml", "-e", json.dumps(virtual.VARIABLES | shape))
+        play("pose", "virtual/pose.yml", "-e", json.dumps(stand_ins(posed)))
     with stages.stage("provision", "running playbooks/site.yml, as for a rack"):
         play("provision", "site.yml", "-e", json.dumps({"staging_images": [str(sif)]}))
-        PROVISIONED.write_text(fingerprint(running(), sif))
+        PROVISIONED.write_text(fingerprint(running(), sif, posed))
     return wanted
+
+
+def stand_ins(posed: str, fault: str = NONE) -> dict[str, object]:
+    """Write what stands in for the hardware of class *posed*, and return what playbooks must know of it."""
+    shutil.rmtree(POSED, ignore_errors=True)
+    # without a class, which files a class would have: they are removed
+    files = simulated.write(POSED, load(next(iter(available())) if posed == NONE else posed), fault)
+    return {"virtual_posed": str(POSED), "virtual_posed_files": files}
+
+
+def refuse_without_devices(posed: str) -> None:
+    """Raise where a compute node that is there was made before nodes could have devices of GPUs."""
+    old = sorted(
+        name
+        for name, number in ours().items()
+        if name != "control"
+        and DEVICES
+        not in (dockerd.client().containers.get(number).attrs["HostConfig"].get("DeviceCgroupRules") or [])
+    )
+    if old:
+        raise MinskyError(
+            f"{' '.join(old)} may not have devices of GPUs, simulated ones either: Docker allows them only "
+            f"when a container is made. Type: make down cluster CLASS={posed}"
+        )
+
+
+def fault(node: str | None, name: str | None) -> None:
+    """Let a compute node that runs have a simulated fault, instead of the one that it has; `none` mends.
+
+    Args:
+        node: its name; empty or None for all, where they are to be mended.
+        name: one of FAULTS, or none.
+
+    Raises:
+        MinskyError: no cluster is up, there is no such node or fault, or it is one of GPUs where none are.
+    """
+    there = sorted(running().keys() - {"control"})
+    if not there or not PROVISIONED.exists():
+        raise MinskyError(
+            "No provisioned cluster is up, so there is nothing to break or mend. Type: make cluster"
+        )
+    if name not in {NONE, *FAULTS}:
+        raise MinskyError(
+            f"FAULT is '{name or ''}', and there are {', '.join(FAULTS)}; {NONE} mends. "
+            f"Type for instance: make fault NODE={there[-1]} FAULT=mount-gone"
+        )
+    if node not in there and (node or name != NONE):
+        raise MinskyError(
+            f"NODE is '{node or ''}', and the compute nodes that are up are {', '.join(there)}. "
+            f"Type for instance: make fault NODE={there[-1]} FAULT={name}"
+        )
+    posed = posing()
+    if name in simulated.FAULTS and posed == NONE:
+        raise MinskyError(
+            f"FAULT={name} befalls GPUs, and the cluster's nodes have none, simulated ones either. "
+            "Type: make cluster CLASS=minsky-p100"
+        )
+    hit = [node] if node else there
+    files = stand_ins(posed, str(name))  # refuses what cannot befall the class
+    # whoever trusts a cluster that is provisioned must not trust one that is broken
+    kept = [line for line in PROVISIONED.read_text().splitlines() if line.split()[0] not in hit]
+    broken = [f"{each} {name}" for each in hit if name != NONE]
+    PROVISIONED.write_text("\n".join([*kept, *broken]))
+    said = {"virtual_broken": hit, "virtual_fault": name, "virtual_check": FAULTS.get(name or "", "")}
+    play("fault", "virtual/fault.yml", "-e", json.dumps(said | files))
 
 
 def refuse_misfit(nodes: int, there: int) -> None:
@@ -161,10 +268,10 @@ def make_key() -> None:
         subprocess.run([*command, "-f", KEY], check=True, stdin=subprocess.DEVNULL)
 
 
-def fingerprint(nodes: dict[str, str], sif: Path, root: Path = ROOT) -> str:
-    """Digest of what makes a provisioned cluster: files under INPUTS, the image, containers, data."""
+def fingerprint(nodes: dict[str, str], sif: Path, posed: str = NONE, root: Path = ROOT) -> str:
+    """Digest of what makes a provisioned cluster: files under INPUTS, the image, containers, class, data."""
     digest = hashlib.sha256(
-        json.dumps([sorted(nodes.items()), sif.name, os.environ.get("MINSKY_DATA")]).encode()
+        json.dumps([sorted(nodes.items()), sif.name, posed, os.environ.get("MINSKY_DATA")]).encode()
     )
     for path in sorted(path for name in INPUTS for path in [root / name, *(root / name).rglob("*")]):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -172,12 +279,12 @@ def fingerprint(nodes: dict[str, str], sif: Path, root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def unchanged(wanted: int, sif: Path) -> bool:
-    """Whether *wanted* nodes are up, serve Slurm, and were provisioned from the files as they are."""
+def unchanged(wanted: int, sif: Path, posed: str = NONE) -> bool:
+    """Whether *wanted* nodes are up as class *posed*, serve Slurm, and were made from files as they are."""
     nodes = running()
     if len(nodes) != wanted + 1 or not PROVISIONED.exists():
         return False
-    if PROVISIONED.read_text() != fingerprint(nodes, sif):
+    if PROVISIONED.read_text() != fingerprint(nodes, sif, posed):
         return False
     script = f"test -r $MINSKY_SHARED/images/{sif.name} && sinfo --noheader --Node --format='%N %t'"
     asked = subprocess.run(
@@ -216,8 +323,16 @@ def status() -> None:
     """Say which virtual machines run, and what Slurm says of them, where they are provisioned."""
     nodes = running()
     print(f"{len(nodes)} virtual machine(s) up: {' '.join(sorted(nodes)) or 'make cluster boots them'}")
+    posed = posing()
+    if nodes and posed != NONE:
+        print(f"Compute nodes pose as class {posed}: GPUs, links, sockets and cores are simulated.")
     if nodes and PROVISIONED.exists():
-        subprocess.run(ssh("root", "sinfo"), check=False, stdin=subprocess.DEVNULL)
+        for line in PROVISIONED.read_text().splitlines()[1:]:
+            print(f"A simulated fault: {line}; make fault NODE={line.split()[0]} FAULT={NONE} mends it.")
+        told = (
+            [] if posed == NONE else ["--format=%9P %.5a %.10l %.5D %.6t %20G %10f %N"]
+        )  # GRES and features
+        subprocess.run(ssh("root", shlex.join(["sinfo", *told])), check=False, stdin=subprocess.DEVNULL)
     elif nodes and at_work():
         print(f"They are being provisioned; {LOGS} has what Ansible said so far.")
     elif nodes:
