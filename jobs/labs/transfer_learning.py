@@ -182,6 +182,7 @@ def pretrain(given: argparse.Namespace, ranks: World, data: tasks.Fields, home: 
         take,
         state={"weights": weights, "optimizer": optimizer, "step": step},
         settings={"seed": given.seed, "pretraining": given.pretraining},
+        counted="steps",
         home=home,
         part="pretraining",
     )
@@ -257,6 +258,7 @@ def train(given: argparse.Namespace, ranks: World) -> None:
         state={"weights": weights, "optimizer": optimizer, "step": step},
         settings={name: getattr(given, name) for name in kept} | {"learning_rate": rate},
         measures=("loss", "accuracy", "scratch_loss", "scratch_accuracy", "input_s"),
+        counted="steps",
         home=home,
     )
     data.begin(training.done)

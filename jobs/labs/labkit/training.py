@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,8 +41,9 @@ class Training:
 
     *state* is what a checkpoint keeps: `weights` (variables by name), `optimizer`, the variable `step`. A
     continued run must share *settings*, by name. *before_save* is called on all ranks before a checkpoint.
-    A sample is *units* of *unit*, by which speed is told. *home*: the directory for results, if it has been
-    made; *part*: its subdirectory for the checkpoints of one training of several.
+    A sample is *units* of *unit*, by which speed is told; a test is told with what is *counted* up to it.
+    *home*: the directory for results, if it has been made; *part*: its subdirectory for the checkpoints of
+    one training of several.
 
     Raises:
         LabError: the results directory cannot be written to, or holds a checkpoint of other settings.
@@ -59,6 +60,7 @@ class Training:
     measures: tuple[str, ...] = ("loss", "accuracy")
     unit: str = "images"
     units: int = 1
+    counted: Literal["epochs", "steps"] = "epochs"
     before_save: Callable[[], None] = lambda: None
     home: Path | None = None
     part: str = ""
@@ -129,11 +131,10 @@ class Training:
             now = self.done
             if end == between or now == steps:
                 value, loss = self._test(now, test()), float(np.mean(self.history["loss"][-end:]))
-                epoch, speed = (
-                    math.ceil(now / self.course.per_epoch),
-                    f"{self.progress.rate:,.0f} {self.unit}/s",
-                )
-                self.ranks.say(f"epoch {epoch}  {told(loss, value)}  {speed}")
+                at = f"step {now:>5}/{steps}"
+                if self.counted == "epochs":
+                    at = f"epoch {math.ceil(now / self.course.per_epoch)}"
+                self.ranks.say(f"{at}  {told(loss, value)}  {self.progress.rate:,.0f} {self.unit}/s")
             if stop or due or now == steps:
                 self._save(now)
             if stop and now < steps:
