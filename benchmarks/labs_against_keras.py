@@ -19,20 +19,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 sys.path.insert(0, str(JOBS))
 
-from labs.labkit import datasets  # noqa: E402 - the labs are no installed package
+from labs import lstm  # noqa: E402 - the labs are no installed package
+from labs.labkit import datasets, words  # noqa: E402
 
 # Steps of each run, and how the lab is told so many; the line's step is an epoch.
-STEPS = {"linear_regression": 1000, "logistic_regression": 3000, "neural_network": 500, "cnn": 40}
+STEPS = {"linear_regression": 1000, "logistic_regression": 3000, "neural_network": 500, "cnn": 40, "lstm": 40}
 LENGTH = {"linear_regression": "--epochs"}
+UNIT = dict.fromkeys(STEPS, "images") | {"linear_regression": "points", "lstm": "tokens"}
 MUST, AIM = 1, 2  # times as fast as Keras
 
 
 def model(lab: str) -> tuple[list[Any], Any, int]:
     """The layers of *lab*, its optimizer, and the samples of a step."""
-    from tensorflow.keras import layers, optimizers  # noqa: PLC0415 - the lab's process must not have it
+    from tensorflow.keras import initializers, layers, optimizers  # noqa: PLC0415 - the lab's process must not have it
 
     dense = layers.Dense
     if lab == "linear_regression":
@@ -41,6 +45,15 @@ def model(lab: str) -> tuple[list[Any], Any, int]:
         return [dense(10)], optimizers.SGD(0.01), 100
     if lab == "neural_network":
         return [dense(256, "relu"), dense(256, "relu"), dense(10)], optimizers.Adam(0.001), 128
+    if lab == "lstm":
+        normal, size = initializers.RandomNormal(stddev=1), len(_shakespeare().vocabulary)
+        network = [
+            layers.Input(batch_size=lstm.USUAL_BATCH, shape=(lstm.LENGTH,)),
+            layers.Embedding(size, lstm.SIZE, embeddings_initializer=normal),
+            layers.LSTM(lstm.SIZE, return_sequences=True, stateful=True),
+            dense(size, kernel_initializer=normal),
+        ]
+        return network, optimizers.Adam(lstm.RATE, global_clipnorm=4.5), lstm.USUAL_BATCH
     network = []
     for channels in (32, 64):
         network += [layers.Conv2D(channels, 5, padding="same", activation="relu"), layers.MaxPooling2D()]
@@ -53,13 +66,20 @@ def samples(lab: str, count: int) -> tuple[Any, Any]:
     if lab == "linear_regression":
         x, y = datasets.POINTS
         return x[:, None], y
+    if lab == "lstm":
+        rows = words.rows(_shakespeare(), lstm.USUAL_BATCH, lstm.LENGTH)[:count]
+        return rows, np.roll(rows, -1, axis=1)
     data = (datasets.handwritten if lab == "cnn" else datasets.flat)(Path(os.environ["MINSKY_DATA_DIR"]))
     images, labels = data.train
     return images[:count].astype("float32") / 255, labels[:count]
 
 
+def _shakespeare() -> words.Text:
+    return words.text(Path(os.environ["MINSKY_DATA_DIR"]), None, None)
+
+
 def keras(lab: str, steps: int) -> float:
-    """Train as one would write it without a thought for speed; samples per second."""
+    """Train as one would write it without a thought for speed; samples (the LSTM's: words) per second."""
     import tensorflow as tf  # noqa: PLC0415 - as above
 
     network, optimizer, batch = model(lab)
@@ -68,10 +88,12 @@ def keras(lab: str, steps: int) -> float:
     network = tf.keras.Sequential(network)
     network.compile(optimizer, "mse" if lab == "linear_regression" else loss)
     rounds = -(-steps * batch // len(x))
-    network.fit(x[: 10 * batch], y[: 10 * batch], batch_size=batch, verbose=0)
+    fit = {"batch_size": batch, "verbose": 0, "shuffle": lab != "lstm"}  # its state goes from row to row
+    network.fit(x[: 10 * batch], y[: 10 * batch], **fit)
     begun = time.perf_counter()
-    network.fit(x, y, batch_size=batch, epochs=rounds, verbose=0)
-    return rounds * len(x) / (time.perf_counter() - begun)
+    network.fit(x, y, epochs=rounds, **fit)
+    samples_per_s = rounds * len(x) / (time.perf_counter() - begun)
+    return samples_per_s * (lstm.LENGTH if lab == "lstm" else 1)
 
 
 def run(program: str, lab: str, steps: int) -> float:
@@ -89,7 +111,7 @@ def run(program: str, lab: str, steps: int) -> float:
     if done.returncode:
         sys.exit(f"{program} of {lab} failed:\n{done.stdout}{done.stderr}")
     told = json.loads(re.findall(r"(?m)^RESULT (.*)$", done.stdout)[-1])
-    return float(told["points_per_s" if lab == "linear_regression" else "images_per_s"])
+    return float(told[f"{UNIT[lab]}_per_s"])
 
 
 def main() -> int:
@@ -103,8 +125,7 @@ def main() -> int:
     steps = {lab: given.steps or STEPS[lab] for lab in given.lab or STEPS}
     if given.only_keras:
         [(lab, count)] = steps.items()
-        unit = "points" if lab == "linear_regression" else "images"
-        print(f"RESULT {json.dumps({f'{unit}_per_s': keras(lab, count)})}")
+        print(f"RESULT {json.dumps({f'{UNIT[lab]}_per_s': keras(lab, count)})}")
         return 0
     rates: dict[str, dict[str, list[float]]] = {lab: {"Keras": [], "lab": []} for lab in steps}
     for turn in range(given.rounds):
