@@ -12,6 +12,7 @@
 # that the nodes share:
 #   sbatch jobs/cnn_horovod.sh                     two nodes
 #   sbatch -N 3 jobs/cnn_horovod.sh --epochs 2     three, and an option of the lab (--help lists them)
+#   sbatch -N 2 --gpus-per-node=4 --ntasks-per-node=4 jobs/cnn_horovod.sh   a rank for each GPU of two nodes with four
 #   sbatch -N 1 -n 2 -c 1 --hint=nomultithread jobs/cnn_horovod.sh   two ranks on one node, a core each
 #   bash jobs/cnn_horovod.sh                       one process, without Slurm
 

@@ -7,7 +7,9 @@ export MINSKY_SHARED MINSKY_DATA_DIR
 
 # The container in which labs run. Not exported: a job finds the one for its node, not for the login host.
 _minsky_lab=$MINSKY_SHARED/images/lab-$(uname -m)
-if [ -e /dev/nvidiactl ] && [ -e "$_minsky_lab-cuda.sif" ]; then _minsky_lab=$_minsky_lab-cuda; fi
+if [ -e /dev/nvidiactl ] && [ ! -e /etc/minsky/simulated ] && [ -e "$_minsky_lab-cuda.sif" ]; then
+  _minsky_lab=$_minsky_lab-cuda
+fi
 : "${MINSKY_IMAGE:=$_minsky_lab.sif}"
 unset _minsky_lab
 

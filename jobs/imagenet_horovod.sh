@@ -10,6 +10,7 @@
 # that the nodes share:
 #   sbatch jobs/imagenet_horovod.sh                           two nodes, random weights, striped pictures
 #   sbatch -N 3 jobs/imagenet_horovod.sh --images pictures/   three, and an option of the lab (--help lists them)
+#   sbatch -N 2 --gpus-per-node=4 --ntasks-per-node=4 jobs/imagenet_horovod.sh   a rank for each GPU of two nodes with four
 #   bash jobs/imagenet_horovod.sh                             one process, without Slurm
 
 set -euo pipefail

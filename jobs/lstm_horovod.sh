@@ -12,6 +12,7 @@
 # that the nodes share:
 #   sbatch jobs/lstm_horovod.sh                    two nodes
 #   sbatch -N 3 jobs/lstm_horovod.sh --epochs 10   three, and an option of the lab (--help lists them)
+#   sbatch -N 2 --gpus-per-node=4 --ntasks-per-node=4 jobs/lstm_horovod.sh   a rank for each GPU of two nodes with four
 #   bash jobs/lstm_horovod.sh                      one process, without Slurm
 
 set -euo pipefail

@@ -10,6 +10,7 @@
 # each rank), beside the limit that computation and all-reduce set.
 #   sbatch -N 4 jobs/scaling.sh --lab cnn --ranks 1,2,4      a rank per node
 #   sbatch -N 1 -n 2 -c 1 --hint=nomultithread jobs/scaling.sh --lab cnn --ranks 1,2     a core each, on one node
+#   sbatch -N 2 --gpus-per-node=4 --ntasks-per-node=4 jobs/scaling.sh --lab cnn --ranks 1,2,4,8   a GPU each
 # --batch N: samples per step; without it the lab's usual batch, rounded up to what divides.
 
 set -euo pipefail

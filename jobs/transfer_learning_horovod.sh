@@ -12,6 +12,7 @@
 # node's CPUs. From any directory that the nodes share:
 #   sbatch jobs/transfer_learning_horovod.sh                       two nodes
 #   sbatch -N 3 jobs/transfer_learning_horovod.sh --examples 100   three, and an option of the lab (--help lists them)
+#   sbatch -N 2 --gpus-per-node=4 --ntasks-per-node=4 jobs/transfer_learning_horovod.sh   a rank for each GPU of two nodes with four
 #   bash jobs/transfer_learning_horovod.sh                         one process, without Slurm
 
 set -euo pipefail

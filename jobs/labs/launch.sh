@@ -24,7 +24,7 @@ stays_here() {
     [[ $(stat -f -c %T "$1") =~ ^(tmpfs|overlayfs|ext2/ext3|xfs|btrfs|zfs)$ ]]
 }
 
-launch=()
+launch=() gpus=''
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
   # Submitted in a directory that only the submit host has, the job runs in a directory of that name on the
   # node, or in /tmp. Its output lies there too, so the sentence goes to the home directory as well.
@@ -38,12 +38,47 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
     "each other: install Slurm's PMIx plugin (Debian: slurm-wlm-plugins)"
 
   # srun does not take --cpus-per-task from sbatch (since Slurm 22.05). Without one, a rank gets its share of
-  # the smallest node.
+  # the smallest node, or its GPU's.
   cpus=$(tr , '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1)
   # Not SLURM_TASKS_PER_NODE: for a whole node without a task count that is the number of its CPUs.
   tasks=$(((${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES} + SLURM_JOB_NUM_NODES - 1) / SLURM_JOB_NUM_NODES))
-  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-$((cpus > tasks ? cpus / tasks : 1))}
-  launch=(srun --mpi=pmix --kill-on-bad-exit=1)
+  launch=(srun --mpi=pmix --kill-on-bad-exit=1) parts=$tasks
+
+  # GPUs of each node, "4 of p100" or "0", the fewest first. Not from the environment: a job that has its nodes to
+  # itself (--exclusive) holds all their GPUs, of which its steps get by themselves what it asked for.
+  held=$(scontrol --details show job "$SLURM_JOB_ID" 2>/dev/null | grep ' CPU_IDs=' |
+    sed -E 's/.* GRES=([^ ]*,)?gpu:(([^:(]+):)?([0-9]+)\(.*/\4 of \3/; t; s/.*/0/' | sort -n -u) || true
+  least=${held%%[!0-9]*} held=${held##*$'\n'} most=${held%%[!0-9]*}
+  if ((${most:-0})); then
+    gpus="$([[ $least == "$most" ]] || echo "$least to ")${held% of }" binding=cores
+    # Slurm refuses to bind more ranks than there are cores, and a node that poses as another has few.
+    [[ -e /etc/minsky/simulated ]] && gpus+=' (simulated)' binding=none
+    gpus+=' per node'
+    if [[ $MINSKY_IMAGE == *-cuda*.sif ]]; then
+      ((least > 0)) || stop "some nodes of this job have no GPUs, and ranks with and without cannot train together:" \
+        "sbatch --gpus-per-node=N, or name an image without CUDA in MINSKY_IMAGE"
+      ((tasks <= most)) || stop "$tasks ranks on a node have $most GPUs there, and NCCL refuses two ranks on one:" \
+        "sbatch --ntasks-per-node=$most, or name an image without CUDA in MINSKY_IMAGE"
+    fi
+    if [[ $MINSKY_IMAGE == *-cuda*.sif || $binding == none ]]; then
+      ((tasks >= most)) || gpus+=", $((most - tasks)) idle: --ntasks-per-node=$most gives each a rank"
+      # Each rank sees all GPUs that the job has on its node, and takes the one of its number: NCCL cannot copy over
+      # NVLink to a GPU that is hidden from it, as --gpus-per-task would hide it. Ranks fill the sockets one after
+      # the other, as GPUs are numbered, each with a GPU's share of the cores: those of its GPU's socket. By default
+      # Slurm would deal the sockets out in turn.
+      ((least == most)) && launch+=(--ntasks-per-node="$tasks" --gpus-per-node="$most") # else as the job has them
+      launch+=(--gpu-bind=none --distribution=block:block --cpu-bind="$binding")
+      # srun would read these, too
+      unset "${!SLURM_GPUS_PER_@}" SLURM_GPUS SLURM_NTASKS_PER_GPU SLURM_TRES_PER_TASK
+      export CUDA_DEVICE_ORDER=PCI_BUS_ID # as Slurm numbers them, not the fastest first
+      parts=$((tasks > most ? tasks : most))
+    else
+      gpus+=', not used: the image is one for CPUs'
+    fi
+  elif [[ -e /dev/nvidiactl ]]; then
+    gpus='none: the job asked for none (sbatch --gpus-per-node=N)'
+  fi
+  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-$((cpus > parts ? cpus / parts : 1))}
 fi
 
 # --- MPI: what makes Horovod fast on CPUs ------------------------------------------------------------------
@@ -100,7 +135,11 @@ fi
 
 echo "nodes:   ${SLURM_JOB_NODELIST:-$HOSTNAME}"
 echo "image:   $image"
-echo "threads: ${SRUN_CPUS_PER_TASK:-$(nproc)} per rank"
+here=$(nproc) threads=${SRUN_CPUS_PER_TASK:-$here}
+# A node that poses as a larger one has fewer than Slurm granted. Where salloc was typed, `here` is no node.
+[[ ${SLURMD_NODENAME:-} ]] && threads=$((threads < here ? threads : here))
+echo "threads: $threads per rank"
+[[ -z $gpus ]] || echo "gpus:    $gpus"
 [[ -z ${left:-} ]] || echo "results: they stay on the node of rank 0, since the nodes do not share $left"
 
 # --- run PROGRAM...: on every rank, in the image -----------------------------------------------------------

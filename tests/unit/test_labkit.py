@@ -99,6 +99,42 @@ def test_a_rank_takes_the_threads_it_was_granted_and_no_more_than_there_are_cpus
     assert world.threads(usable, environment) == expected
 
 
+def version_1(group, quota):
+    return {f"cpu/{group}cpu.cfs_quota_us": str(quota), f"cpu/{group}cpu.cfs_period_us": "100000"}
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "expected"),
+    [
+        ("0::/job/step", {"job/cpu.max": "250000 100000", "job/step/cpu.max": "max 100000"}, 2),
+        ("0::/job/step", {"job/cpu.max": "50000 100000"}, 1),
+        ("0::/job/step", {"job/step/cpu.max": "max 100000"}, 8),
+        ("4:cpu,cpuacct:/job", version_1("job/", 300_000), 3),
+        ("4:cpu,cpuacct:/gone", version_1("", 400_000), 4),
+        ("4:cpu:/job", version_1("job/", -1), 8),
+        ("5:cpuset:/job", version_1("job/", 100_000), 8),
+        (None, {}, 8),
+    ],
+)
+def test_cpus_are_those_of_the_affinity_or_fewer_by_a_cgroups_quota(
+    group, files, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    texts = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    for name, text in (texts | ({"proc/self/cgroup": f"{group}\n"} if group else {})).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert world.usable(tmp_path) == expected
+
+
+def test_each_rank_of_a_node_has_a_gpu_of_its_own_or_the_one_that_it_was_shown():
+    assert [world.gpu(rank, 4, 4) for rank in range(4)] == [0, 1, 2, 3]
+    assert [world.gpu(rank, 2, 4) for rank in range(2)] == [0, 1]
+    assert [world.gpu(rank, 4, 1) for rank in range(4)] == [0, 0, 0, 0]
+    with pytest.raises(LabError, match=r"4 ranks on .* have 2 GPUs, .*: start 2 ranks on a node"):
+        world.gpu(0, 4, 2)
+
+
 def test_ranks_that_share_cores_are_called_a_run_for_correctness():
     assert "3 ranks with 6 threads share 2 CPUs" in world.crowding(ranks(3, threads=2))
     assert world.crowding(ranks(2)) == ""

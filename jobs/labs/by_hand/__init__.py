@@ -11,4 +11,4 @@ from labs.labkit import world
 
 # Here, before a program loads NumPy, whose BLAS reads it once: where ranks have more threads than CPUs, these
 # wait for each other (50 steps of the network by 3 ranks on 2 CPUs took 28 s; with a thread each, 4 s).
-os.environ["OMP_NUM_THREADS"] = str(world.threads(len(os.sched_getaffinity(0))))
+os.environ["OMP_NUM_THREADS"] = str(world.threads(world.usable()))

@@ -56,7 +56,7 @@ def start(lab: str, given: argparse.Namespace) -> Iterator[Ranks]:
         comm = MPI.COMM_WORLD
         cpus = frozenset(os.sched_getaffinity(0))
         machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        here = Place(os.uname().nodename, machine, cpus, world.threads(len(cpus)))
+        here = Place(os.uname().nodename, machine, cpus, world.threads(world.usable()))
         results = result.directory(lab.replace("/", "_"), given.results) if comm.rank == 0 else Path()
         yield Ranks(comm.rank, comm.allgather(here), begun, comm, results)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one

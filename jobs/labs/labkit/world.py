@@ -1,5 +1,6 @@
-"""Ranks, nodes and threads of a run, and its end when a rank fails."""
+"""Ranks, nodes, threads and GPUs of a run, and its end when a rank fails."""
 
+import math
 import os
 import signal
 import sys
@@ -7,7 +8,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -88,6 +89,33 @@ def threads(usable: int, environment: Mapping[str, str] = os.environ) -> int:
     return max(1, min(usable, int(environment.get("SLURM_CPUS_PER_TASK") or share)))
 
 
+def usable(root: Path = Path("/")) -> int:
+    """CPUs for this process: those it may run on, or fewer where the quota of a cgroup around it is less.
+
+    *root* holds proc/self/cgroup and sys/fs/cgroup. Quotas are CPU time over time, so 1.5 gives one CPU.
+    """
+    quotas = [math.inf]
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+            if not controllers or "cpu" in controllers.split(","):
+                group = top / path.lstrip("/")
+                quotas += [_quota(here) for here in (group, *group.parents) if here.is_relative_to(top)]
+    return int(max(1, min(len(os.sched_getaffinity(0)), *quotas)))
+
+
+def _quota(group: Path) -> float:
+    """CPUs by the quota of one cgroup, of version 2 or 1; infinite where it has none."""
+    with suppress(OSError, ValueError):  # no such file; "max"
+        quota, period = map(int, (group / "cpu.max").read_text().split())
+        return quota / period
+    with suppress(OSError):
+        quota, period = (int((group / f"cpu.cfs_{what}_us").read_text()) for what in ("quota", "period"))
+        return quota / period if quota > 0 else math.inf
+    return math.inf
+
+
 def crowding(places: list[Place]) -> str:
     """Return a sentence where ranks share CPUs, so that nobody takes the run's speed for a measurement."""
     machines = defaultdict(list)
@@ -135,15 +163,14 @@ def start() -> Iterator[World]:
     heed(signal.SIGUSR1)  # Slurm's warning that time is nearly up, which may come while TensorFlow loads
     try:
         cpus = frozenset(os.sched_getaffinity(0))
-        granted = threads(len(cpus))
+        granted = threads(usable())
         os.environ["OMP_NUM_THREADS"] = str(granted)  # oneDNN and BLAS read it once, when they are loaded
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         tf.config.threading.set_intra_op_parallelism_threads(granted)
         tf.config.threading.set_inter_op_parallelism_threads(granted)
         hvd.init()  # Horovod: the ranks find each other
         if gpus := tf.config.list_physical_devices("GPU"):
-            # Horovod: each rank of a node has a GPU of its own; a launcher may show it that one alone.
-            mine = gpus[hvd.local_rank() % len(gpus)]
+            mine = gpus[gpu(hvd.local_rank(), hvd.local_size(), len(gpus))]  # Horovod: a rank, a GPU
             tf.config.set_visible_devices(mine, "GPU")
             tf.config.experimental.set_memory_growth(mine, enable=True)
         _refuse_strangers(hvd.size(), os.environ)
@@ -158,6 +185,23 @@ def start() -> Iterator[World]:
         _end(str(error))
     except Exception:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one
         _end(traceback.format_exc(), patience=1)
+
+
+def gpu(rank: int, ranks: int, visible: int) -> int:
+    """Index of the GPU, among those *visible*, for a node's *rank* of so many *ranks*.
+
+    All GPUs of the job stay visible to CUDA, or NCCL could not copy from one to the other. Where there is one
+    alone, a launcher has shown each rank its own.
+
+    Raises:
+        LabError: there are more ranks than GPUs.
+    """
+    if ranks > visible > 1:
+        raise LabError(
+            f"{ranks} ranks on {os.uname().nodename} have {visible} GPUs, and NCCL refuses two ranks on one: "
+            f"start {visible} ranks on a node"
+        )
+    return rank % visible
 
 
 def _refuse_strangers(ranks: int, environment: Mapping[str, str]) -> None:
