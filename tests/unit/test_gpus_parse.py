@@ -73,11 +73,16 @@ SAME = {
     "a blank line between rows": lambda text: text.replace("\n", "\n\n"),
     "Windows' line ends": lambda text: text.replace("\n", "\r\n"),
     "a prompt above and below": lambda text: f"[root@m01 ~]# nvidia-smi topo -m\n{text}[root@m01 ~]#\n",
+    "a prompt of conda's": lambda text: f"(base) me@m01:~$ nvidia-smi topo -m\n{text}(base) me@m01:~$\n",
+    "a prompt of zsh's": lambda text: f"\u279c  ~ srun -n 1 nvidia-smi topo -m\n{text}me@m01 ~ %\n",
+    "the command above": lambda text: f"sudo /usr/bin/nvidia-smi topo -m\n{text}",
+    "a recorded terminal": lambda text: f"Script started on x\n\x1b]0;m01\x07{text}\x1b(B",
     "a quoted mail": lambda text: "".join(f"> {line}\n" for line in text.splitlines()),
     "a script's comment": lambda text: "".join(f"# {line}\n" for line in text.splitlines()),
     "a fenced block": lambda text: f"```\n{text}```\n",
     "unbreakable blanks of a web page": lambda text: text.replace("\t", "\xa0\xa0"),
     "no legend": lambda text: text.split("\n\n")[0],
+    "a legend left out": lambda text: text.split("\n\n")[0] + "\n[snip]\n",
     "rows that end after the matrix's last cell": lambda text: text.replace("X \t\n", "X\n"),
 }
 
@@ -101,6 +106,49 @@ def test_a_cell_left_empty_shows_between_tabs_and_not_between_blanks():
     assert [line for line, _ in problems(read)] == [2, 3]
     assert read.links[0].count == 1
     assert [gpu.numa for gpu in read.gpus] == [[], []]
+
+
+VIRTUAL = "\tGPU0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\nGPU0\t X \t\t\t\tN/A\n\nLegend:\n"
+
+
+@pytest.mark.parametrize(
+    "text", [VIRTUAL, VIRTUAL.replace("\t", "  "), VIRTUAL.replace("\t\t\t\tN/A", "\t\t\tN/A\t\tN/A")]
+)
+def test_a_virtual_machine_without_numa_has_no_affinity(text):
+    read = parse(text)
+    assert (problems(read), read.gpus[0].cpu_affinity, read.gpus[0].numa_id) == ([], [], None)
+
+
+def test_in_a_cpuset_gpus_may_be_near_to_no_cpu():
+    inside = MODERN.replace("4-7,12-15", "")
+    read = parse(inside)
+    assert (problems(read), [(gpu.cpu_affinity, gpu.numa) for gpu in read.gpus][1]) == ([], ([], [1]))
+    assert not parse(inside[: inside.index("\t1\t\tN/A")]).complete
+    old = MINSKY.replace("\t16-16,24-24", "\t")  # with nothing behind it
+    assert parse(old).complete
+    assert not parse(old[: old.index("\nmlx5_0")]).complete
+
+
+def test_of_outputs_in_one_text_one_is_read_and_the_others_first_line_is_named():
+    matrix = MINSKY.split("\n\n")[0] + "\n"
+    for text, words in [
+        (MINSKY + LISTING, "GPU 0:"), (matrix + STATUS, "GPU 0:"), (MODERN + LSCPU, "On-line"),
+        (LSCPU + LISTING, "GPU 0:"), (LISTING + LSCPU, "GPU 0:"), (DETAILS + LSCPU, "On-line"),
+    ]:  # fmt: skip
+        lines = [line for line, what in problems(parse(text)) if "another command's" in what]
+        assert [text.split("\n")[line - 1].startswith(words) for line in lines if line] == [True], text
+
+
+@pytest.mark.parametrize("mark", ["...", "[snip]", "<snip>", "  \u2026"])
+def test_where_lines_are_left_out_of_a_list_it_is_not_whole(mark):
+    for text in (LISTING, STATUS, QUERY, DETAILS):
+        lines = text.count("\n")
+        assert problems(parse(f"{text}{mark}\n")) == [(lines + 1, "lines are left out here")]
+
+
+def test_fields_that_newer_drivers_have_are_passed_over():
+    read = parse("index, encoder.stats.sessionCount, pcie.link.gen.max, shiny.new\n0, 0, 4, x\n")
+    assert (problems(read), len(read.gpus)) == ([], 1)
 
 
 @pytest.mark.parametrize("text", [text for _, text in TEXTS])
@@ -290,6 +338,9 @@ REFUSED = {
     "GPU 0: Tesla V100\n\t Link 0, P2P is supported: true\n": "nvlink --capabilities",
     "GPU 0: Tesla V100\n\t Link 0: Replay Errors: 0\n": "nvlink --errorcounters",
     "gpu_uuid, pid, used_gpu_memory [MiB]\nGPU-aaaa, 12, 9 MiB\n": "--query-compute-apps",
+    "gpu_uuid, retired_pages.address, retired_pages.cause\nGPU-aaaa, 0x01, Double Bit ECC\n": "retired-pages",
+    "GPU 0: NVIDIA B200 (UUID: GPU-aaaa)\n\t NVLE: disabled\n": "nvlink --info",
+    "name, age\nada, 36\n": "no output of a command",
     "<?xml version='1.0' ?>\n<nvidia_smi_log>\n": "XML",
     "Core   0:    0*    1*\n": "ppc64_cpu --info",
     "CA 'mlx5_0'\n\tCA type: MT4129\n": "ibstat",

@@ -25,7 +25,10 @@ OTHERS = [
         "nvidia-smi nvlink --status",
     ),
     (r"\s*Link [0-9]+: (?:Remote|[0-9A-Fa-f]{4,8}:)", "nvlink --remotelinkinfo", "nvidia-smi topo -m"),
+    (r"\s*NVLE\s*:", "nvlink --info", "nvidia-smi nvlink --status"),
     (r"(?=.*\bpid\b)(?:\w+, )*(?:process_name|used_gpu_memory|gpu_uuid)", "nvidia-smi --query-compute-apps",
+     "nvidia-smi --query-gpu=index,name,uuid --format=csv"),
+    (r"(?:\w+, )*retired_pages\.(?:address|cause)", "nvidia-smi --query-retired-pages",
      "nvidia-smi --query-gpu=index,name,uuid --format=csv"),
     (r"\s*(?:<\?xml|<nvidia_smi_log)", "nvidia-smi -q -x (XML)", "nvidia-smi -q"),
 ]  # fmt: skip
@@ -44,6 +47,8 @@ LONGEST = 8192  # characters of a line: 1,600 CPUs of `numactl -H`
 READABLE = "topo -m, -L, --query-gpu=... --format=csv, nvlink --status, nvlink -g, -q, lscpu, numactl -H"
 # listing is last: its line also heads a GPU's links
 PARSERS: tuple[ModuleType, ...] = (topo, nvlink, details, query, lscpu, numactl, listing)
+PASSING = (details, lscpu)  # which pass over lines that they do not know
+ENDLESS = (nvlink, details, query, listing)  # whose recordings may end after any line
 
 
 def parse(text: str) -> Topology:
@@ -77,6 +82,13 @@ def parse(text: str) -> Topology:
         topology = Topology("nvidia-smi", complete=False)
     for failure in cleaned.failures:
         topology.problem(failure.line, failure.what)
+    for line in cleaned.left_out if parser in ENDLESS else ():
+        topology.problem(line, "lines are left out here")
+    if parser in PASSING:
+        others = [other for other in PARSERS if other is not parser and other.recognises(cleaned)]
+        lines = [n for n, line in cleaned.lines if any(each.recognises(Text([(n, line)])) for each in others)]
+        for line in lines[:1]:
+            topology.problem(line, f"another command's output stands here: {topology.source} alone is read")
     topology.problems = _fold(sorted(topology.problems, key=lambda problem: problem.line or 0))
     return topology
 

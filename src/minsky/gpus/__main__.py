@@ -17,6 +17,7 @@ from minsky.gpus import READABLE, parse, show
 from minsky.gpus.classes import available, load
 from minsky.gpus.compare import compare
 from minsky.gpus.model import RefusedError, Topology, merge
+from minsky.gpus.text import decode
 
 LARGEST = 4 * 2**20  # bytes of a recording; what is larger is none
 EPILOG = f"""what can be read: {READABLE}
@@ -53,7 +54,7 @@ def _read(files: list[str]) -> Topology:
         if len(text) > LARGEST:
             raise RefusedError(f"{file} has more than 4 MiB: that is no recording of {READABLE}")
         try:
-            parts.append(parse(text.decode(errors="replace")))
+            parts.append(parse(decode(text)))
         except RefusedError as error:
             raise RefusedError(f"{file}: {error}") from error
     return merge(parts)

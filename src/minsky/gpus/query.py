@@ -13,15 +13,15 @@ from minsky.gpus.model import GPU, Topology, bus_id
 from minsky.gpus.text import ADDRESS, Text
 
 SOURCE = "--query-gpu --format=csv"
-FIELD = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*(?: \[[A-Za-z%/]+\])?", re.ASCII)
+FIELD = re.compile(r"[a-z][a-z0-9_]*(?:\.[A-Za-z0-9_]+)*(?: \[[A-Za-z%/]+\])?", re.ASCII)
 KNOWN = {
     "index": "index", "name": "model", "gpu_name": "model", "uuid": "uuid", "gpu_uuid": "uuid",
     "pci.bus_id": "bus_id", "gpu_bus_id": "bus_id", "memory.total": "memory_mib",
 }  # fmt: skip
 OTHER_FIELDS = re.compile(
-    r"(accounting|bar1|clocks|compute|count|display|driver|ecc|enforced|fan|gom|inforom|memory|mig|pci|persistence"
-    r"|power|pstate|retired|serial|temperature|timestamp|utilization|vbios|vgpu)\b.*|(persistence|compute|display"
-    r"|driver|retired_pages|vbios)_.*"
+    r"(?:accounting|addressing|bar1|c2c|clocks|compute|count|display|driver|ecc|encoder|enforced|fabric|fan|gom"
+    r"|gpu|gsp|hostname|inforom|memory|mig|module|pci|pcie|persistence|power|protected_memory|pstate|remapped_rows"
+    r"|reset_status|retired_pages|serial|temperature|timestamp|utilization|vbios|vgpu)(?:[._].*|$)"
 )
 ABSENT = re.compile(r"\[?(?:N/A|Not Supported|Not Active|Insufficient Permissions)\]?", re.IGNORECASE)
 BROKEN = re.compile(r"\[?(?:GPU is lost|Unknown Error|ERR!|.*GPU requires reset).*", re.IGNORECASE)
@@ -44,8 +44,9 @@ def _cells(line: str) -> list[str]:
 
 def _is_header(cells: list[str]) -> bool:
     fields = [cell.split(" [")[0] for cell in cells]
-    known = any(field in KNOWN or OTHER_FIELDS.fullmatch(field) for field in fields)
-    return known and all(FIELD.fullmatch(cell) for cell in cells)
+    known = [field in KNOWN or bool(OTHER_FIELDS.fullmatch(field)) for field in fields]
+    newer = [known or "." in field for known, field in zip(known, fields)]
+    return any(known) and all(newer) and all(FIELD.fullmatch(cell) for cell in cells)
 
 
 def _is_row(cells: list[str]) -> bool:

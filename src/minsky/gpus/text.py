@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field
 
 from minsky.gpus.model import Problem, bus_id
 
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # newer drivers underline the header of `topo -m`
-PROMPT = re.compile(
-    r"^\s*(?:\S{0,99}[$#%>]|\[[^\]]{0,99}\]\s?[$#]|\+)\s.{0,99}\b(?:nvidia-smi|lscpu|numactl)\b"
+# Newer drivers underline the header of `topo -m`; terminals that are recorded set titles as well.
+ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-Z]|[=>])")
+COMMAND = re.compile(r"\b(?:nvidia-smi|lscpu|numactl)\b")
+TYPED = re.compile(  # behind a prompt, or alone with its options
+    rf"^\s*(?:.{{0,99}}?[$#%>+\u276f\u279c]\s.{{0,99}}?{COMMAND.pattern}"
+    rf"|(?:(?:sudo|srun)\s.{{0,99}}?)?(?:\S{{0,99}}/)?{COMMAND.pattern}(?:\s+-?\w[^:]*)?:?\s*$)"
 )
-COMMAND = re.compile(r"nvidia-smi|lscpu|numactl")
-NOISE = re.compile(r"^\s*(```.*|~~~.*|\[snip\]|\.\.\.|(\[[^\]]{0,99}\]|\S{1,99}@\S{1,99})\s?[$#])\s*$")
+NOISE = re.compile(
+    r"^\s*(```.*|~~~.*|Script (?:started|done) .*"
+    r"|(?:\([^)]{1,40}\)\s?)?(\[[^\]]{0,99}\]|\S{1,99}@\S{1,99}(?:\s\S{1,99})?)\s?[$#%])\s*$"
+)
+LEFT_OUT = re.compile(r"^\s*(?:[\[<(]?(?:snip|\.{3,}|\u2026)[\])>]?)\s*$", re.IGNORECASE)
 ADDRESS = r"([0-9a-f]{4,8}:[0-9a-f]{1,2}:[0-9a-f]{1,2}\.[0-9a-f])"
 # In five spellings: with the index, with the address, with both, with neither blank nor preamble.
 LOST = [
@@ -32,15 +39,25 @@ FAILED = re.compile(
 
 @dataclass
 class Text:
-    """Lines with their numbers, from 1; *failures* are what the driver says instead of data."""
+    """Lines with their numbers, from 1; *failures* are what the driver says instead of data.
+
+    *left_out* are the lines where whoever copied it says that some are missing: `...`, `[snip]`.
+    """
 
     lines: list[tuple[int, str]] = field(default_factory=list)
     failures: list[Problem] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
 
     @property
     def last(self) -> int:
         """Number of the last line that says something; 1 for an empty text."""
         return self.lines[-1][0] if self.lines else 1
+
+
+def decode(content: bytes) -> str:
+    """Return *content* as text; PowerShell's `>` writes UTF-16."""
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8", errors="replace")
 
 
 def clean(text: str) -> Text:
@@ -52,7 +69,10 @@ def clean(text: str) -> Text:
         line = quoted.rstrip("\r").removeprefix("> ")  # no blanks: a row of `topo -m` may end in empty cells
         if line.lstrip().startswith("#"):
             line = line.lstrip()[1:] if commented and not line.startswith("# SOURCE") else ""
-        if not line.strip() or NOISE.match(line) or (COMMAND.search(line) and PROMPT.match(line)):
+        if LEFT_OUT.match(line):
+            cleaned.left_out.append(number)
+            continue
+        if not line.strip() or NOISE.match(line) or (COMMAND.search(line) and TYPED.match(line)):
             continue
         failure = _failure(line.strip())
         if failure:

@@ -23,6 +23,8 @@ COLUMN = re.compile(r"(CPU\s+Affinity|NUMA\s+Affinity|GPU\s+NUMA\s+ID)", re.IGNO
 COLUMN_WORDS = {"CPU", "NUMA", "AFFINITY", "GPU", "ID"}
 AFFINITY = re.compile(r"[0-9,-]+|N/A", re.ASCII)
 LEGEND = re.compile(r"\s*(?:NIC )?Legend\s*:|\s*\S{1,4}\s+= ", re.IGNORECASE)
+ABSENT = re.compile(r"\t\t(?=N/A)")  # drivers put two tabs before it
+OTHERS = re.compile(r"\s*(?:GPU [0-9]|Link [0-9]+:|Attached GPUs|On-line CPU|available: |\+-{9}|index,)")
 NIC_LEGEND = re.compile(r"\s*(NIC[0-9]{1,3})\s*:\s*(\S+)\s*", re.ASCII)
 
 
@@ -70,23 +72,21 @@ def parse(text: Text) -> Topology:
         nic = NIC_LEGEND.fullmatch(line)
         if nic:
             devices[nic[1]] = nic[2]
-        elif (header or rows) and is_header(words) and (rows or legend):
-            topology.problem(
-                number, "a second header: this is more than one recording, only the first is read"
-            )
+        elif (rows or legend) and (more := _another(line, words)):
+            topology.problem(number, more)
             break
         elif legend or LEGEND.match(line):
             legend = True
         elif not rows and (header or is_header(words)) and all(map(_names_column, words)):
             header += f" {line}"  # which may have been wrapped
         elif is_row(words) or (matrix and words[0] in matrix.devices):
-            matrix = matrix or _Matrix(topology, number, header)
+            matrix = matrix or _Matrix(topology, number, header, text.last)
             rows.append((number, line))
         elif rows and all(PATH.fullmatch(word) or AFFINITY.fullmatch(word) for word in words):
             rows[-1] = rows[-1][0], f"{rows[-1][1].rstrip()} {line.strip()}"  # a wrapped row
         else:
             topology.problem(number, f"'{line.strip()[:40]}' is no line of this command")
-    matrix = matrix or _Matrix(topology, text.last, header)
+    matrix = matrix or _Matrix(topology, text.last, header, text.last)
     for number, line in rows:
         matrix.row(number, line)
     matrix.conclude(rows[-1][0] if rows else text.last)
@@ -99,11 +99,30 @@ def _names_column(word: str) -> bool:
     return bool(DEVICE.fullmatch(word)) or word.upper() in COLUMN_WORDS
 
 
+def _another(line: str, words: list[str]) -> str:
+    """Say what begins behind a matrix in *line*; "" where nothing does."""
+    if is_header(words):
+        return "a second header: this is more than one recording, only the first is read"
+    return "another command's output begins here: only the matrix is read" if OTHERS.match(line) else ""
+
+
+def _cells(rest: str, columns: list[str]) -> list[str]:
+    """Return what stands in *columns* behind the matrix, or its words where tabs do not show that."""
+    cells = [cell.strip() for cell in ABSENT.sub("\t", rest).split("\t")[1:]]
+    if columns[-1:] == ["GPU NUMA ID"] and len(cells) > len(columns) and not cells[-2]:
+        del cells[-2]  # this column stands behind two tabs
+    while len(cells) > len(columns) and not cells[-1]:
+        cells.pop()
+    words = rest.split()
+    return cells if len(cells) == len(columns) and len(words) == sum(map(bool, cells)) else words
+
+
 class _Matrix:
     """What was read of a matrix so far."""
 
-    def __init__(self, topology: Topology, number: int, header: str) -> None:
-        self.topology = topology
+    def __init__(self, topology: Topology, number: int, header: str, last: int) -> None:
+        self.topology, self.last = topology, last  # the text's last line, which may be cut
+        self.empty: set[str] = set()  # GPUs whose row shows that there are no CPUs near them
         found = COLUMN.split(header)
         self.columns = [" ".join(column.upper().split()) for column in found[1::2]]
         words = " ".join(found[::2]).split()
@@ -157,13 +176,9 @@ class _Matrix:
     def affinity(self, gpu: GPU, number: int, rest: str) -> None:
         """Take what stands behind the matrix: tabs show which cells are empty, blanks do not."""
         columns, words = self.columns, rest.split()
-        cells = [cell.strip() for cell in rest.split("\t")[1:]]
-        if columns[-1:] == ["GPU NUMA ID"] and len(cells) > len(columns) and not cells[-2]:
-            del cells[-2]  # this column stands behind two tabs
-        while len(cells) > len(columns) and not cells[-1]:
-            cells.pop()
-        if len(cells) != len(columns) or len(words) != sum(map(bool, cells)):
-            cells = words
+        cells = _cells(rest, columns)
+        if len(cells) != len(columns) and set(words) <= {"N/A"} and (words or number < self.last):
+            return  # whichever columns these are, nothing is told
         if len(cells) != len(columns):
             self.topology.problem(
                 number,
@@ -171,14 +186,16 @@ class _Matrix:
                 "which is which cannot be told",
             )
             return
-        for column, cell in zip(columns, cells):
+        for place, (column, cell) in enumerate(zip(columns, cells)):
             numbers = () if cell in ("", "N/A") else cpu_list(cell)
-            if numbers is None or (not cell and column != "CPU AFFINITY"):  # which alone is left empty
+            whole = bool(cell) or number < self.last or any(cells[place:])
+            if numbers is None or not (whole or column == "CPU AFFINITY"):
                 self.topology.problem(
                     number, f"'{cell[:40]}' is no list of numbers ({column}, GPU{gpu.index})"
                 )
             elif column == "CPU AFFINITY":
                 gpu.cpu_affinity = list(numbers)
+                self.empty |= {f"GPU{gpu.index}"} if whole and not numbers else set()
             elif column == "NUMA AFFINITY":
                 gpu.numa = list(numbers)
             elif numbers:
@@ -216,12 +233,15 @@ class _Matrix:
             self.topology.links.append(Link(low, high, int(known[0][2:]), int(known[0][2:])))
 
     def same_cpus(self) -> None:
-        """Note GPUs near one NUMA node whose CPUs differ, or which alone have none: one list was cut."""
+        """Note GPUs near one NUMA node whose CPUs differ, or which alone have none: one list was cut.
+
+        In a job's or a container's cpuset the CPUs near some GPUs may all be missing; tabs show that.
+        """
         first: dict[tuple[int, ...], GPU] = {}
         rows = [gpu for gpu in self.topology.gpus if f"GPU{gpu.index}" in self.rows]
         some = any(gpu.cpu_affinity for gpu in rows)
         for gpu in rows:
-            if some and not gpu.cpu_affinity:
+            if some and not gpu.cpu_affinity and f"GPU{gpu.index}" not in self.empty:
                 self.topology.problem(
                     self.rows[f"GPU{gpu.index}"],
                     f"GPU{gpu.index} has no CPUs and others have: its row is cut",
