@@ -68,6 +68,15 @@ def test_the_standard_input_can_be_read(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["source"] == "topo -m"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-8-sig"])
+def test_what_windows_writes_reads_like_the_original(encoding, tmp_path, capsys):
+    file = tmp_path / "topo.txt"
+    mark = "\ufeff" if encoding.endswith("e") else ""
+    file.write_bytes((mark + MINSKY.replace("\n", "\r\n")).encode(encoding))
+    assert run("show", "--json", "--recorded", str(file)) == 0
+    assert json.loads(capsys.readouterr().out) == parse(MINSKY).as_json()
+
+
 def test_recordings_of_one_node_are_put_together(recorded, capsys):
     models = LISTING + LISTING.replace("GPU 0", "GPU 2").replace("GPU 1", "GPU 3").replace(
         "55555555555", "66666666666"
@@ -229,6 +238,26 @@ def test_nvml_tells_links_that_are_down_and_gpus_that_are_lost():
     assert "GPU 1 does not answer: GPU is lost" in lost.problems[0].what
 
 
+def test_nvml_without_gpus_is_not_whole():
+    found = live.read_nvml(nvml({}))
+    assert [problem.what for problem in found.problems] == ["No devices were found"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["nvmlDeviceGetNvLinkState", "nvmlDeviceGetNvLinkRemotePciInfo", "nvmlDeviceGetTopologyCommonAncestor"],
+)
+def test_a_gpu_that_is_lost_while_it_is_asked_is_a_problem(question):
+    def lost(*_):
+        raise NVMLError("GPU is lost")
+
+    module = nvml(PAIRS)
+    setattr(module, question, lost)
+    found = live.read_nvml(module)
+    assert (found.complete, len(found.gpus)) == (False, 4)
+    assert {problem.what for problem in found.problems} >= {"GPU 0 does not answer: GPU is lost"}
+
+
 @pytest.fixture
 def without_nvml(monkeypatch, tmp_path):
     """A machine without NVML, whose programs are those that the test writes into a directory."""
@@ -273,6 +302,12 @@ def test_a_dead_driver_is_incomplete_and_no_gpu_at_all_refused(without_nvml, cap
     (Path(os.environ["PATH"]) / "nvidia-smi").unlink()
     assert run("show") == 2
     assert "install the driver, or read a recording with --recorded" in capsys.readouterr().err
+
+
+def test_what_nvidia_smi_says_instead_is_quoted(without_nvml):
+    without_nvml("nvidia-smi", {"*": "libcuda.so: cannot open shared object file"}, status=127)
+    with pytest.raises(MinskyError, match=r"nvidia-smi topo -m says libcuda\.so: cannot open"):
+        live.live()
 
 
 def test_a_driver_that_hangs_is_told_after_a_while(without_nvml, monkeypatch):

@@ -140,17 +140,29 @@ def _own_links(found: Topology, node: NodeClass) -> Iterator[Row]:
     if not told:
         yield _untold("NVLinks of each GPU", wanted)
         return
+    same = {index: _as_wanted(links, node.gpu.nvlinks) for index, links in told.items()}
     states = {index: _state(links) for index, links in told.items()}
-    if set(states.values()) == {wanted} or set(states.values()) == {f"{node.gpu.nvlinks}, state not told"}:
-        yield Row("NVLinks of each GPU", wanted, next(iter(states.values())), same=True)
+    if len({*same.values()}) == len({*states.values()}) == 1 and False not in same.values():
+        yield Row("NVLinks of each GPU", wanted, next(iter(states.values())), next(iter(same.values())))
     else:
         for index, state in states.items():
-            yield Row(f"NVLinks of GPU {index}", wanted, state, state.startswith(f"{node.gpu.nvlinks}"))
-    speeds = [link.gb_s for links in told.values() for link in links if link.gb_s]
-    if node.nvlink and speeds:
-        slowest = min(speeds)
-        yield Row("speed of each link", f"{node.nvlink.gb_s:g} GB/s", f"{slowest:g} GB/s at least",
-                  slowest >= SPEED * node.nvlink.gb_s)  # fmt: skip
+            yield Row(f"NVLinks of GPU {index}", wanted, state, same[index])
+    if node.nvlink:
+        speeds = [link.gb_s for links in told.values() for link in links if link.active is not False]
+        slowest = min(filter(None, speeds), default=None)
+        slow = slowest is not None and slowest < SPEED * node.nvlink.gb_s
+        of_all = bool(speeds) and None not in speeds
+        least = "not told" if slowest is None else f"{slowest:g} GB/s at least"
+        verdict = False if slow else of_all or None
+        yield Row("speed of each link", f"{node.nvlink.gb_s:g} GB/s", least, verdict)
+
+
+def _as_wanted(links: list[NVLink], wanted: int) -> bool | None:
+    """Whether there are as many *links* as *wanted* and all are active; None where that is not told."""
+    active = [link.active for link in links]
+    if wanted == 0:  # a GPU in a PCIe slot may have links that lead nowhere
+        return None if None in active else True not in active
+    return len(links) == wanted and (None if None in active else all(active))
 
 
 def _state(links: list[NVLink]) -> str:

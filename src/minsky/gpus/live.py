@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from minsky.errors import MinskyError
 from minsky.gpus import parse
-from minsky.gpus.model import GPU, NIC, Link, NVLink, Topology, bus_id, merge
+from minsky.gpus.model import GPU, NIC, Link, NVLink, RefusedError, Topology, bus_id, merge
 
 SECONDS = 30  # for nvidia-smi: more means a driver that hangs
 COMMANDS = (
@@ -47,8 +49,11 @@ def _nvml() -> Topology | None:
         return None
     try:
         return read_nvml(pynvml)
+    except pynvml.NVMLError:  # not of one GPU, but of all
+        return None
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
 def _output(command: list[str]) -> str:
@@ -74,9 +79,13 @@ def _nvidia_smi() -> Topology:
     parts: list[Topology] = []
     for command in COMMANDS:
         text = _output(command)
-        if parts and not text.strip():
+        if command is COMMANDS[-1] and not text.strip():
             continue  # GPUs without NVLink have no status
-        parts.append(parse(text))
+        try:
+            parts.append(parse(text))
+        except RefusedError as error:
+            said = next((line.strip() for line in text.split("\n") if line.strip()), "nothing")
+            raise MinskyError(f"{' '.join(command)} says {said[:80]}: {error}") from error
         if parts[-1].source == "nvidia-smi":
             break  # the driver is dead, and says so to every command
     return merge(parts)
@@ -86,20 +95,32 @@ def read_nvml(nvml: Any) -> Topology:
     """Return what *nvml*, the module pynvml after nvmlInit, tells of all GPUs."""
     topology = Topology("NVML")
     handles: dict[int, Any] = {}
-    for index in range(nvml.nvmlDeviceGetCount()):
-        try:
+    count = nvml.nvmlDeviceGetCount()
+    if not count:
+        topology.problem(None, "No devices were found")  # as nvidia-smi has it
+    for index in range(count):
+        with _told(nvml, topology, index):
             handles[index] = nvml.nvmlDeviceGetHandleByIndex(index)
             topology.gpus.append(_gpu(nvml, index, handles[index]))
-        except nvml.NVMLError as error:  # noqa: PERF203 - each GPU may fail for itself
-            topology.problem(None, f"GPU {index} does not answer: {error}")
     topology.nics = [NIC(path.name) for path in sorted(Path("/sys/class/infiniband").glob("*"))]
     by_bus = {gpu.bus_id: gpu.index for gpu in topology.gpus}
     for gpu in topology.gpus:
-        gpu.nvlinks = _nvlinks(nvml, handles[gpu.index], by_bus)
+        with _told(nvml, topology, gpu.index):
+            gpu.nvlinks = _nvlinks(nvml, handles[gpu.index], by_bus)
     for position, gpu in enumerate(topology.gpus):
-        for other in topology.gpus[position + 1 :]:
-            _pair(nvml, topology, (gpu, other), handles)
+        with _told(nvml, topology, gpu.index):
+            for other in topology.gpus[position + 1 :]:
+                _pair(nvml, topology, (gpu, other), handles)
     return topology
+
+
+@contextmanager
+def _told(nvml: Any, topology: Topology, index: int) -> Iterator[None]:
+    """Note that a GPU does not answer: each may fail for itself, and at any question."""
+    try:
+        yield
+    except nvml.NVMLError as error:
+        topology.problem(None, f"GPU {index} does not answer: {error}")
 
 
 def _ask(nvml: Any, name: str, *arguments: Any) -> Any:
