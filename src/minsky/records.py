@@ -45,7 +45,7 @@ def mapping(text: str) -> dict[str, Any]:
     """
     try:
         content = yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2024-13-45
         raise FaultsError([f"this is no YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(content, dict):
         raise FaultsError(["this is no list of keys"])
@@ -78,6 +78,7 @@ def _value(value: Any, kind: Any, key: str, faults: list[str], hidden: tuple[str
     if origin is list:
         return [_value(each, inner[0], f"{key}[{place}]", faults) for place, each in enumerate(value)]
     if origin is dict:
+        faults.extend(f"{key}: the key {name!r} is not text" for name in value if type(name) is not str)
         return {name: _value(each, inner[1], f"{key}.{name}", faults) for name, each in value.items()}
     if not is_dataclass(kind):
         return value

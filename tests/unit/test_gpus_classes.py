@@ -94,6 +94,12 @@ CONTRADICTIONS = {
     "an address that is none": ('bus_id: "0003:01:00.0"', 'bus_id: "3:1"', "gpus[1].bus_id", "PCI"),
     "a type that Slurm has not": ("gres: p100", "gres: P100/16", "gpu.gres", "P100/16"),
     "links without a wire": (PLAIN[PLAIN.index("nvlink:") : PLAIN.index("gpus:")], "", "nvlink", "missing"),
+    "a floor that is no number": ("    gb_s: 28", "    gb_s: .nan", "floors", "is no bandwidth"),
+    "links without speed": ("  gb_s: 20\n", "  gb_s: 0\n", "nvlink.gb_s", "no speed"),
+    "less than no links": ("to_cpu: 2", "to_cpu: -2", "gpu.to_cpu", "no number of links"),
+    "an address twice": ('"0003:01', '"0002:01', "gpus", "00000002:01:00.0 stands twice"),
+    "cores without end": ("  cores: 10", "  cores: 100000000000", "cpus.cores", "1024 at most"),
+    "a day that does not exist": ("title: ", "title: 2024-13-45 #", "", "no YAML"),
     "no YAML": ("title: ", "title: [", "", "no YAML"),
     "no keys": (PLAIN, "- 1\n", "", "no list of keys"),
 }  # fmt: skip
@@ -156,7 +162,20 @@ def test_gres_lines_are_the_same_with_any_smt():
 
 @pytest.mark.parametrize(
     "names",
-    ["m[01-16", "m[16-01]", "", "m 1", "m01,m[01-04]", "m[1-4],m[4-5]", "-m", "@all", "m[01-04]&m[01-02]"],
+    [
+        "m[01-16",
+        "m[16-01]",
+        "",
+        "m 1",
+        "m01,m[01-04]",
+        "m[1-4],m[4-5]",
+        "-m",
+        "@all",
+        "m[01-04]&m[01-02]",
+        "m[1-99999999]",
+        "m[1-999]n[1-999]",
+        f"m[1-{'9' * 5000}]",
+    ],
 )
 def test_names_that_are_none_or_overlap_are_refused(names):
     with pytest.raises(MinskyError, match="--nodes"):
@@ -236,6 +255,21 @@ def test_a_file_that_the_shell_made_for_a_proposal_is_no_class_yet(tmp_path):
 def test_what_does_not_tell_enough_is_not_made_a_class(text):
     with pytest.raises(MinskyError, match="recording"):
         propose(parse(text), "x")
+
+
+NVLINK = "GPU 0: Tesla P100-SXM2-16GB (UUID: GPU-aaaa)\n"
+
+
+@pytest.mark.parametrize(
+    ("links", "same"),
+    [(["20 GB/s"] * 4, True), (["20 GB/s"] * 4 + ["<inactive>"] * 2, False), (["20 GB/s"] * 3, False),
+     (["Rx0: 0 KBytes, Tx0: 0 KBytes"] * 4, None), (["Rx0: 0 KBytes, Tx0: 0 KBytes"] * 5, False)],
+)  # fmt: skip
+def test_a_gpus_own_links_are_as_its_class_says_if_all_are_there_and_known_to_be_active(links, same):
+    text = NVLINK + "".join(f"\t Link {link}: {state}\n" for link, state in enumerate(links))
+    found = verdicts(parse(text), "minsky-p100")
+    assert found[next(what for what in found if what.startswith("NVLinks of"))] is same
+    assert found["speed of each link"] is (None if "Rx0" in text else True)
 
 
 def test_diff_ends_with_1_where_something_differs_and_tells_json(tmp_path, capsys):

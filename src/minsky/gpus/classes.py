@@ -6,6 +6,7 @@ each with its source. Adding a class is adding a file; nothing else names them.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from minsky.paths import ROOT
 from minsky.records import FaultsError, mapping, record
 
 CLASSES = ROOT / "slurm" / "classes"
+MOST = 1024  # sockets, cores of one, threads of one: more is a slip
 SPEED = 0.95  # of the nominal speed: a link that states 19.531 GB/s is one of 20
 NUMBERINGS = {
     "block": "the threads of a core have adjacent numbers",
@@ -203,14 +205,14 @@ def read(text: str, file: Path) -> NodeClass:
 
 
 def _contradictions(node: NodeClass) -> list[str]:
-    return [*_processors(node.cpus), *_links(node), *_devices(node), *_floors(node)]
+    return _processors(node.cpus) or [*_wire(node), *_links(node), *_devices(node), *_floors(node)]
 
 
 def _processors(cpus: Processors) -> list[str]:
     faults = [
-        f"cpus.{key}: {value} is not possible, as there is at least one"
+        f"cpus.{key}: {value} is not possible, as there is at least one, and {MOST} at most"
         for key, value in (("sockets", cpus.sockets), ("cores", cpus.cores), ("threads", cpus.threads))
-        if value < 1
+        if not 1 <= value <= MOST
     ]
     if cpus.numbering not in NUMBERINGS:
         words = "; ".join(f"{name}: {meaning}" for name, meaning in NUMBERINGS.items())
@@ -246,13 +248,23 @@ def _links(node: NodeClass) -> list[str]:
             )
     if not node.gpus:
         faults.append("gpus: there is none")
+    return faults
+
+
+def _wire(node: NodeClass) -> list[str]:
+    counts = (("nvlinks", node.gpu.nvlinks), ("to_cpu", node.gpu.to_cpu))
+    faults = [f"gpu.{key}: {count} is no number of links" for key, count in counts if count < 0]
     if node.gpu.nvlinks and node.nvlink is None:
         faults.append("nvlink: this key is missing, and gpu.nvlinks says that there are links")
+    if node.nvlink and not 0 < node.nvlink.gb_s < math.inf:
+        faults.append(f"nvlink.gb_s: {node.nvlink.gb_s:g} is no speed of a link")
     return faults
 
 
 def _devices(node: NodeClass) -> list[str]:
     faults = []
+    buses = [bus_id(device.bus_id) for device in node.gpus if ":" in device.bus_id]
+    faults += [f"gpus: bus_id {bus} stands twice" for bus in sorted({b for b in buses if buses.count(b) > 1})]
     for index, device in enumerate(node.gpus):
         cores = cpu_list(device.cores)
         if not 0 <= device.socket < node.cpus.sockets:
@@ -279,6 +291,8 @@ def _floors(node: NodeClass) -> list[str]:
     }
     for name, limit in most.items():
         floor: Floor = getattr(node.floors, name)
-        if floor.gb_s <= 0 or (0 < limit < floor.gb_s):
+        if not 0 < floor.gb_s < math.inf:
+            faults.append(f"floors.{name}.gb_s: {floor.gb_s:g} is no bandwidth that a copy can reach")
+        elif 0 < limit < floor.gb_s:
             faults.append(f"floors.{name}.gb_s: {floor.gb_s:g} cannot be: the links carry {limit:g} GB/s")
     return faults

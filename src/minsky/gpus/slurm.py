@@ -10,6 +10,7 @@ from minsky.errors import MinskyError
 from minsky.gpus.classes import NodeClass
 
 WRITTEN = re.compile(r"[A-Za-z0-9.,\[\]-]+")  # ClusterShell has operators and groups as well
+MOST_NODES = 65536  # that Slurm can have
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
@@ -21,6 +22,8 @@ def node_names(text: str) -> str:
     """
     if not WRITTEN.fullmatch(text):
         raise MinskyError(f"--nodes '{text}' is no list of host names; write them as m[01-16] or m01,m02")
+    if _size(text) > MOST_NODES:
+        raise MinskyError(f"--nodes {text[:60]}: these are more than the {MOST_NODES} of Slurm")
     try:
         parts = [NodeSet(part) for part in re.split(r",(?![^\[]*\])", text)]
     except NodeSetException as error:
@@ -34,6 +37,15 @@ def node_names(text: str) -> str:
     if wrong or not together:
         raise MinskyError(f"--nodes {text}: '{wrong or ''}' is no name of a host; write m[01-16] or m01,m02")
     return str(together)
+
+
+def _size(text: str) -> int:
+    """Return how many names *text* is at most, without writing them out."""
+    size = 1
+    for ranges in re.findall(r"\[([^\]]*)\]", text):
+        ends = [[int(end[:9]) for end in each.split("-", 1) if end.isdecimal()] for each in ranges.split(",")]
+        size *= sum(max(end) - min(end) + 1 for end in ends if end)
+    return size
 
 
 def gres(node: NodeClass, nodes: str, threads: int) -> list[str]:
