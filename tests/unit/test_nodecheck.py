@@ -80,6 +80,15 @@ def test_a_healthy_ac922_passes_every_check_that_it_has(tmp_path, monkeypatch):
     assert "395264 MiB" in one(node, "memory").found  # without the GPUs' own
 
 
+def test_memory_that_is_free_on_gpus_is_none_for_the_system(tmp_path, monkeypatch):
+    it = simulated(tmp_path, monkeypatch, "ac922-4gpu")
+    it.file("proc/meminfo", "MemTotal: 536870912 kB\nMemAvailable: 104857600 kB\n")
+    for number in (252, 253, 254, 255):
+        it.file(f"sys/devices/system/node/node{number}/meminfo", f"Node {number} MemFree: 26214400 kB\n")
+    result = one(it.node(), "memory")
+    assert (result.verdict, result.found) == (FAILED, "524288 MiB, 0 MiB free")
+
+
 def says(program: str, pattern: str, text: str, code: int = 0) -> Callable[[Simulated], None]:
     """What lets a simulated node's program answer something else."""
     return lambda it: it.answer(program, pattern, text, code)
@@ -188,6 +197,18 @@ MORE_RED = {
     "a field that the driver does not tell": (
         "throttling", smi("*clocks_throttle*", rows("[N/A]")), "no reasons",
     ),
+    "a width that the driver does not tell": ("pcie", smi("*pcie*", rows("[N/A]", "[N/A]")), "x [N/A]"),
+    "a GPU that is lost among others": (
+        "driver", smi("*driver_version*", rows("470.1", gpus=3) + "3, [GPU is lost]\n"),
+        "GPU 3 does not answer",
+    ),
+    "links whose speed is not told": (
+        "nvlinks", smi("nvlink*", "".join(
+            f"GPU {gpu}: {P100}\n" + "".join(f" Link {i}: Rx0: 0 KBytes, Tx0: 0 KBytes\n" for i in range(4))
+            for gpu in range(4)
+        )), "speed of each link: not told",
+    ),
+    "a tool that says nothing": ("processors", says("lscpu", "*", ""), "the text is empty"),
     "a row of half a GPU": (
         "persistence", smi("*persistence*", "0\n"), "nvidia-smi: 0",
     ),
@@ -312,6 +333,8 @@ def test_a_mount_is_there_of_its_type_and_writable():
     found = mounted(**names)
     assert [(each.name, each.verdict) for each in found] == [("mount /dev/shm", OK), ("mount /proc", OK)]
     assert not [*SHM.glob(".nodecheck*")]
+    (slashed,) = mounted(**{"/dev/shm/": None})
+    assert slashed.verdict == OK
     (other,) = mounted(**{"/dev/shm": Mount("nfs*")})
     assert (other.verdict, other.found) == (FAILED, "tmpfs is mounted there")
     (denied,) = mounted(**{"/proc": Mount()})
@@ -404,6 +427,15 @@ def crash(_):
 def test_a_check_that_breaks_has_not_found_the_node_fit(judge, words):
     (result,) = run(NONE, [made(judge)], {})
     assert (result.verdict, words in result.found) == (FAILED, True), result
+
+
+def test_a_node_that_can_start_no_process_fails_every_check(monkeypatch):
+    def full():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", full)
+    (result,) = run(NONE, [CHECKS["memory"]], {})
+    assert (result.verdict, "Resource temporarily unavailable" in result.found) == (FAILED, True)
 
 
 class SlowFileSystem:
@@ -563,6 +595,7 @@ REFUSED = {
     "an unknown key of a mount": ("class: none\nmounts: {/a: {rw: true}}\n", "mounts./a: unknown key rw"),
     "a list of mounts": ("class: none\nmounts: [/a]\n", "mounts: ['/a'] is not a list of keys"),
     "a truth for a number": ("class: none\nsmt: on\n", "smt: True is not a whole number"),
+    "a mount that is a number": ("class: none\nmounts: {5: null}\n", "mounts: the key 5 is not text"),
     "an unknown check": ("class: none\nskip: {mung: x}\n", "did you mean munge"),
     "no YAML": ("class: [\n", "no YAML"),
 }

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import NoReturn
 
+from minsky.errors import MinskyError
 from minsky.nodecheck.check import FAILED, OK, SKIPPED, Check, Failure, Finding
 from minsky.nodecheck.node import Node
 
@@ -47,19 +48,15 @@ class _Child:
 
 def run(node: Node, checks: list[Check], skip: dict[str, str]) -> list[Result]:
     """Return a result of each check, in their order; *skip* has reasons for those that are not done."""
-    results: dict[str, Result] = {}
-    waiting: list[_Child] = []
-    for check in checks:
-        reason = skip.get(check.name) or check.applies(node)
-        subjects = [(each,) for each in check.each(node)] if check.each and not reason else [()]
-        for child in (_Child(check, subject) for subject in subjects):
-            results[child.name] = Result(check.about, reason, SKIPPED, name=child.name)
-            waiting += [] if reason else [child]
+    results, waiting = _planned(node, checks, skip)
     with selectors.DefaultSelector() as selector:
         try:
             for child in waiting:
-                _start(child, node)
-                selector.register(child.pipe, selectors.EVENT_READ, child)
+                refused = _start(child, node)
+                if refused:
+                    results[child.name] = refused
+                else:
+                    selector.register(child.pipe, selectors.EVENT_READ, child)
             while selector.get_map():
                 children = [key.data for key in selector.get_map().values()]
                 next_limit = min(child.began + child.check.seconds for child in children)
@@ -79,15 +76,35 @@ def run(node: Node, checks: list[Check], skip: dict[str, str]) -> list[Result]:
     return list(results.values())
 
 
-def _start(child: _Child, node: Node) -> None:
-    child.pipe, write = os.pipe()
+def _planned(node: Node, checks: list[Check], skip: dict[str, str]) -> tuple[dict[str, Result], list[_Child]]:
+    """Return results of the checks that are skipped, with places for the others, and those others."""
+    results: dict[str, Result] = {}
+    waiting: list[_Child] = []
+    for check in checks:
+        reason = skip.get(check.name) or check.applies(node)
+        subjects = [(each,) for each in check.each(node)] if check.each and not reason else [()]
+        for child in (_Child(check, subject) for subject in subjects):
+            results[child.name] = Result(check.about, reason, SKIPPED, name=child.name)
+            waiting += [] if reason else [child]
+    return results, waiting
+
+
+def _start(child: _Child, node: Node) -> Result | None:
+    """Start a check; a node that has no process left for it is found unfit."""
     child.began = time.monotonic()
-    child.pid = os.fork()
+    child.pipe, write = os.pipe()
+    try:
+        child.pid = os.fork()
+    except OSError as error:
+        os.close(child.pipe)
+        os.close(write)
+        return _result(child, Finding(child.check.about, f"no process for it: {error.strerror}", FAILED))
     if child.pid == 0:
         _work(child, node, write)
     os.close(write)
     with suppress(OSError):  # it may be faster, or gone
         os.setpgid(child.pid, child.pid)
+    return None
 
 
 def _work(child: _Child, node: Node, write: int) -> NoReturn:
@@ -113,6 +130,8 @@ def _judged(child: _Child, node: Node) -> dict[str, str]:
         return asdict(child.check.judge(node, *child.of))
     except Failure as failure:
         return asdict(Finding(child.check.about, failure.found, FAILED, failure.do))
+    except MinskyError as error:  # a tool's answer that cannot be read
+        return asdict(Finding(child.check.about, str(error), FAILED))
     except Exception as error:  # noqa: BLE001 - a check that breaks has not found the node fit
         return asdict(Finding(child.check.about, f"the check itself broke: {error!r}", FAILED))
 

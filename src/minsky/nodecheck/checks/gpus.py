@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from minsky.errors import MinskyError
 from minsky.gpus.live import live
+from minsky.gpus.query import BROKEN
 from minsky.nodecheck.check import FAILED, OK, WARNING, Failure, Finding, check, output, verdict
 from minsky.nodecheck.checks.processors import compared
 from minsky.nodecheck.node import Node
@@ -49,6 +49,9 @@ def smi(*fields: str) -> list[dict[str, str]]:
     odd = next((row for row in rows if len(row) != len(names)), None)
     if odd or not rows:
         raise Failure(f"nvidia-smi: {','.join(odd) if odd else 'no GPU answers'}")
+    lost = next((row for row in rows for cell in row if BROKEN.fullmatch(cell)), None)
+    if lost:
+        raise Failure(f"GPU {lost[0]} does not answer: {', '.join(lost[1:])}")
     return [dict(zip(names, row)) for row in rows]
 
 
@@ -64,10 +67,7 @@ def each(rows: list[dict[str, str]], *fields: str) -> str:
 
 def _live(node: Node, rows: str) -> Finding:
     output("nvidia-smi", "-L")  # says in fewer words that there is no driver
-    try:
-        return compared(live(), node, rows)
-    except MinskyError as error:
-        raise Failure(str(error)) from error
+    return compared(live(), node, rows)
 
 
 @check("see dmesg; load the driver (modprobe nvidia), install it anew after a kernel update, or reboot",
@@ -190,9 +190,10 @@ def persistence(node: Node) -> Finding:  # noqa: ARG001
 def pcie(node: Node) -> Finding:  # noqa: ARG001
     """PCIe links as wide as they can be."""
     rows = smi("pcie.link.width.current", "pcie.link.width.max")
-    narrow = [row for row in rows if row["pcie.link.width.current"] != row["pcie.link.width.max"]]
+    widths = [(row["pcie.link.width.current"], row["pcie.link.width.max"]) for row in rows]
+    wide = all(now.isdecimal() and now == most for now, most in widths)
     found = each(rows, "pcie.link.width.current")
-    return verdict(f"x {each(rows, 'pcie.link.width.max')}", f"x {found}", good=not narrow)
+    return verdict(f"x {each(rows, 'pcie.link.width.max')}", f"x {found}", good=wide)
 
 
 @check("find the process (fuser -v /dev/nvidia*) and end it; else reset the GPU (nvidia-smi -r)",

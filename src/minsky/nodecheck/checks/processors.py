@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from minsky.gpus import parse
 from minsky.gpus.classes import NodeClass
@@ -11,7 +12,7 @@ from minsky.gpus.model import Topology, format_list
 from minsky.nodecheck.check import Failure, Finding, check, output, verdict
 from minsky.nodecheck.node import Node
 
-KIB = re.compile(r"(MemTotal|MemAvailable):\s+([0-9]+) kB")
+KIB = re.compile(r"(MemTotal|MemFree|MemAvailable):\s+([0-9]+) kB")
 
 
 def classed(node: Node) -> str:
@@ -84,7 +85,10 @@ def cpuset(node: Node) -> Finding:
     wanted = format_list([*cpus.numa, *cpus.gpu_numa])
     root = node.root / "sys/fs/cgroup"
     files = sorted([*root.glob("cpuset/*/cpuset.mems"), *root.glob("*/cpuset.mems.effective")])
-    have = {file.parent.name: file.read_text().strip() for file in files}
+    have = {}
+    for file in files:
+        with suppress(OSError):  # a group may end meanwhile
+            have[file.parent.name] = file.read_text().strip()
     wrong = {group: mems for group, mems in have.items() if mems != wanted}
     if not have:
         raise Failure("no cgroup has a cpuset", "mount cgroups with the controller cpuset")
@@ -96,12 +100,13 @@ def cpuset(node: Node) -> Finding:
 def memory(node: Node) -> Finding:
     """Memory there, and enough of it free for the system."""
     told = {name: int(kib) // 1024 for name, kib in KIB.findall(node.read("proc/meminfo"))}
-    if len(told) < 2:  # noqa: PLR2004 - total and available
+    if not {"MemTotal", "MemAvailable"} <= told.keys():
         raise Failure("/proc/meminfo does not tell")
     gpus = set(node.node_class.cpus.gpu_numa) if node.node_class else set()
     for number in gpus:  # the kernel counts it as the node's
         of_gpu = dict(KIB.findall(node.read(f"sys/devices/system/node/node{number}/meminfo")))
         told["MemTotal"] -= int(of_gpu.get("MemTotal", 0)) // 1024
+        told["MemAvailable"] -= int(of_gpu.get("MemFree", 0)) // 1024
     total, free = told["MemTotal"], told["MemAvailable"]
     least = f"{node.memory_mib} MiB, " if node.memory_mib else ""
     return verdict(

@@ -31,8 +31,9 @@ def mount(node: Node, path: str) -> Finding:
     wanted = node.mounts[path] or Mount()
     access = "writable" if wanted.writable else "readable"
     expected = f"{wanted.type if wanted.type != '*' else 'mounted'}, {access}"
+    place = path.rstrip("/") or "/"
     lines = [line.split() for line in node.read("proc/self/mounts").splitlines()]
-    types = [(cells[2], cells[3]) for cells in lines if OCTAL.sub(_character, cells[1]) == path]
+    types = [(cells[2], cells[3]) for cells in lines if OCTAL.sub(_character, cells[1]) == place]
     if not types:
         return Finding(expected, "not mounted", FAILED)
     kind, options = types[-1]  # the one on top
