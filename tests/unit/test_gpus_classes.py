@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from gpu_texts import LISTING, MINSKY
+from gpu_texts import LISTING, MINSKY, STATUS
 
 from minsky.errors import MinskyError
 from minsky.gpus import Topology, parse
 from minsky.gpus.__main__ import main
-from minsky.gpus.classes import CLASSES, ClassError, available, load, read
+from minsky.gpus.classes import CLASSES, ClassError, NodeClass, available, load, read
 from minsky.gpus.compare import closest, compare
 from minsky.gpus.model import cpu_list, merge
 from minsky.gpus.propose import propose
@@ -237,6 +237,39 @@ def test_an_unknown_node_gets_a_class_that_can_be_committed():
     assert [device.links for device in node.gpus] == [[-1, 4], [4, -1]]
     assert [device.cores for device in node.gpus] == ["0-11", "12-23"]
     assert (node.cpus.sockets, node.cpus.cores, node.cpus.numbering, node.nics.ports) == (2, 12, "split", 1)
+
+
+def proposed(matrix: str, *others: str) -> NodeClass:
+    return read(propose(merge([parse(matrix), *map(parse, others)]), "new"), Path("new.yml"))
+
+
+def linked(count: int, gpus: int = 4) -> str:
+    """The matrix of GPUs of which every pair has *count* links, two per socket."""
+    names = [f"GPU{gpu}" for gpu in range(gpus)]
+    lines = ["\t".join(["", *names, "CPU Affinity"])]
+    for gpu, name in enumerate(names):
+        cells = ["X" if other == name else f"NV{count}" for other in names]
+        lines.append("\t".join([name, *cells, "0-11" if gpu < gpus // 2 else "12-23"]))
+    return "\n".join(lines) + "\n"
+
+
+def test_what_was_not_recorded_of_another_model_is_not_taken_from_the_closest_class():
+    bridge = "\tGPU0\tGPU1\tCPU Affinity\nGPU0\tX\tNV2\t0-79\nGPU1\tNV2\tX\t0-79\n"
+    node = proposed(bridge + "\nLegend:\n", LISTING.replace("Tesla P100-SXM2-16GB", "Quadro RTX 8000"))
+    assert (node.gpu.nvlinks, node.gpu.to_cpu, node.floors.host_to_device.gb_s) == (2, 0, 11)
+    assert node.nvlink
+    assert "not recorded" in node.nvlink.source
+    speeds = STATUS.replace("Tesla P100-SXM2-16GB", "Quadro RTX 8000").replace("<inactive>", "25.781 GB/s")
+    node = proposed(bridge, speeds)
+    assert node.nvlink
+    assert (node.gpu.nvlinks, node.nvlink.gb_s, "recorded: " in node.nvlink.source) == (4, 19.531, True)
+
+
+@pytest.mark.parametrize(("count", "gpus", "switched", "links"), [(4, 4, False, 12), (6, 16, True, 6)])
+def test_a_switch_is_told_by_more_links_than_a_gpu_has(count, gpus, switched, links):
+    node = proposed(linked(count, gpus))
+    assert node.nvlink
+    assert (node.nvlink.switched, node.gpu.nvlinks) == (switched, links)
 
 
 def test_a_node_of_a_known_class_gets_that_class():

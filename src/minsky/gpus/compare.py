@@ -55,7 +55,7 @@ def _distance(found: Topology, node: NodeClass) -> float:
     )
     wrong = [row.what for row in rows if row.same is False]
     cores = sum(what.startswith("cores of") for what in wrong) / (2 * max(size, 1))
-    others = sum(not what.startswith(("cores of", "links", "GPUs")) for what in wrong) / 2
+    others = sum(not what.startswith(("cores of", "links", "GPUs", "network")) for what in wrong) / 2
     agreement = sum(row.same is True for row in rows) / 100  # between classes that are equally far
     return (
         wiring * told_links(found)

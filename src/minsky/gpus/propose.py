@@ -12,6 +12,7 @@ from minsky.gpus.classes import CLASSES, NUMBERINGS, Device, Floor, NodeClass, P
 from minsky.gpus.compare import closest, compare, told_links
 from minsky.gpus.model import CPUs, Topology, format_list
 
+MOST_LINKS = 18  # that a GPU has, up to H200: who seems to have more has a switch
 UNMEASURED = 0.6  # of what the links carry: a floor for which nothing was measured
 
 
@@ -34,8 +35,9 @@ def propose(found: Topology, name: str) -> str:
         )
     base = closest(found)
     differing = [row for row in compare(found, base) if row.same is False]
-    node = _links(found, _places(found, base, alike=not differing), base)
     names = sorted({gpu.model for gpu in found.gpus if gpu.model})
+    alike = set(names) <= set(base.gpu.names) if names else not differing
+    node = _links(found, _places(found, base, alike=not differing), base, alike=alike)
     sizes = {gpu.memory_mib for gpu in found.gpus if gpu.memory_mib}
     if differing and not names:
         node = replace(
@@ -71,8 +73,11 @@ def _written(node: NodeClass, base: NodeClass, differing: list[str]) -> str:
     )
 
 
-def _links(found: Topology, placed: NodeClass, base: NodeClass) -> NodeClass:
-    """Return *placed* with the links that were *found*, and what follows where *base* has others."""
+def _links(found: Topology, placed: NodeClass, base: NodeClass, *, alike: bool) -> NodeClass:
+    """Return *placed* with the links that were *found*, and what follows where *base* has others.
+
+    What *base* says of a GPU's links holds for GPUs *alike*; of others only what was recorded is known.
+    """
     size = len(found.gpus)
     position = {gpu.index: place for place, gpu in enumerate(found.gpus)}
     matrix = [[-1 if a == b else 0 for b in range(size)] for a in range(size)]
@@ -87,23 +92,33 @@ def _links(found: Topology, placed: NodeClass, base: NodeClass) -> NodeClass:
     most = max(0, *(count for row in matrix for count in row))
     own = max((len(gpu.nvlinks or []) for gpu in found.gpus), default=0)
     node = replace(placed, gpus=devices)
-    if matrix == [device.links for device in base.gpus] and own in (0, base.gpu.nvlinks):
+    if alike and matrix == [device.links for device in base.gpus] and own in (0, base.gpu.nvlinks):
         return node
     plain = load(str(CLASSES / "pcie.yml"))
     if not most:
         gpu = replace(plain.gpu, nvlinks=own)
-        return replace(node, gpu=gpu, nvlink=node.nvlink if own else None, floors=plain.floors)
-    wire = base.nvlink or Wire(0, 20, "not recorded: the slowest NVLink there is")
-    used = [sum(count for count in row if count > 0) for row in matrix]
+        return replace(node, gpu=gpu, nvlink=_wire(found) if own else None, floors=plain.floors)
+    model = base.gpu if alike else replace(base.gpu, nvlinks=0, to_cpu=0)
+    wire = base.nvlink if alike and base.nvlink else _wire(found)
+    used = max(sum(count for count in row if count > 0) for row in matrix)
     every = all(count == most for row in matrix for count in row if count >= 0) and size > 2  # noqa: PLR2004
-    switched = wire.switched or (every and max(used) > max(own, base.gpu.nvlinks))
-    needed = most if switched else max(used)
-    to_cpu = base.gpu.to_cpu if needed + base.gpu.to_cpu <= max(own, base.gpu.nvlinks) else 0
-    gpu = replace(base.gpu, nvlinks=own or max(needed + to_cpu, base.gpu.nvlinks), to_cpu=to_cpu)
+    links = max(own, model.nvlinks)
+    switched = wire.switched or (every and used > (links or MOST_LINKS))
+    needed = most if switched else used
+    to_cpu = model.to_cpu if needed + model.to_cpu <= links else 0
+    gpu = replace(model, nvlinks=own or max(needed + to_cpu, model.nvlinks), to_cpu=to_cpu)
     peer = Floor(round(UNMEASURED * most * wire.gb_s, 1), f"60 % of {most} x {wire.gb_s:g}: not measured")
-    host = base.floors.host_to_device if to_cpu == base.gpu.to_cpu else plain.floors.host_to_device
+    host = base.floors.host_to_device if alike and to_cpu == base.gpu.to_cpu else plain.floors.host_to_device
     floors = replace(base.floors, peer=peer, host_to_device=host)
     return replace(node, gpu=gpu, nvlink=replace(wire, switched=switched), floors=floors)
+
+
+def _wire(found: Topology) -> Wire:
+    """Return the NVLink that was *found*; its generation is not told."""
+    speeds = [link.gb_s for gpu in found.gpus for link in gpu.nvlinks or [] if link.gb_s]
+    if speeds:
+        return Wire(0, min(speeds), f"recorded: {found.source}")
+    return Wire(0, 20, "not recorded: the slowest NVLink there is")
 
 
 def _places(found: Topology, base: NodeClass, *, alike: bool) -> NodeClass:
