@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ class MinskyError(Exception):
 
 def speak_plainly(main: Callable[[], int | None]) -> int:
     """Run *main*; a MinskyError becomes a sentence on stderr and its status, Ctrl-C status 130."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every letter
     try:
         return main() or 0
     except MinskyError as error:

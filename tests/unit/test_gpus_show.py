@@ -68,6 +68,21 @@ def test_the_standard_input_can_be_read(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["source"] == "topo -m"
 
 
+def test_a_terminal_without_the_letters_gets_others(recorded):
+    argv = [
+        sys.executable,
+        "-m",
+        "minsky.gpus",
+        "show",
+        *recorded("GPU 0: A\ufffd (UUID: GPU-aaaa)\n\ufffd\n"),
+    ]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-8-sig"])
 def test_what_windows_writes_reads_like_the_original(encoding, tmp_path, capsys):
     file = tmp_path / "topo.txt"
