@@ -177,6 +177,10 @@ DAMAGED = {
     "the diagonal is shifted": (MINSKY.replace("NV2\t X \tSOC", "X\tNV2\tSOC", 1), 3, "cells are missing"),
     "a list of CPUs is cut": (MODERN.replace("4-7,12-15", "4-7,12-"), 3, "4-7,12-"),
     "a list of CPUs runs backwards": (MODERN.replace("4-7,12-15", "7-4"), 3, "7-4"),
+    "a list of NUMA nodes is cut": (
+        ALIGNED.replace("N/A", "0,8\n").replace("64-127", "0-63  "), 3, "not their NUMA nodes",
+    ),
+    "a model is cut": ("index, name\n0, Tesla P100-SXM2-16GB\n1, Tesla P1", 3, "may be what is left"),
     "CPUs half shared": (MINSKY.replace("24-24\nGPU3", "25-25\nGPU3"), 5, "share some CPUs"),
     "two recordings": (MINSKY + MINSKY, 13, "second header"),
     "a row twice": (MINSKY.replace("\nGPU1\t", "\nGPU0\t"), 3, "second row"),
@@ -344,6 +348,7 @@ REFUSED = {
     "<?xml version='1.0' ?>\n<nvidia_smi_log>\n": "XML",
     "Core   0:    0*    1*\n": "ppc64_cpu --info",
     "CA 'mlx5_0'\n\tCA type: MT4129\n": "ibstat",
+    "# gpu   pwr\n# Idx     W\n    0    35\n": "nvidia-smi pmon or dmon",
     "Machine (P#0 total=3KB)\n": "lstopo",
     'Applications clocks set to "(MEM 715, SM 1328)" for GPU 0002:01:00.0\n': "--applications-clocks",
     "GPUs are fun\n": "no output of a command",

@@ -87,10 +87,19 @@ def parse(text: Text) -> Topology:
     elif text.failures:
         topology.problem(rows[0][0], "a GPU is lost and rows have no index: they are numbered as they stand")
     topology.check_unique(lines)
+    _check_last(topology, text, raw)
+    return topology
+
+
+def _check_last(topology: Topology, text: Text, raw: list[dict[str, str]]) -> None:
+    """Note cells that are shorter than those of other rows; *raw*: each row's known cells, as they stand."""
     for column in ("uuid", "memory_mib"):
         if len({form for row in raw if (form := _form(row.get(column, "")))}) > 1:
             topology.problem(text.last, f"{column} is not of one form in all rows: one of them is cut")
-    return topology
+    for column in ("model", "memory_mib") if raw and not text.ended else ():
+        cut, *others = (row.get(column, "") for row in reversed(raw))
+        if any(other != cut and other.startswith(cut) for other in others):
+            topology.problem(text.last, f"'{cut}' may be what is left of a longer {column}: the text is cut")
 
 
 def _row(topology: Topology, number: int, columns: list[str | None], cells: list[str]) -> dict[str, str]:

@@ -47,6 +47,7 @@ class Text:
     lines: list[tuple[int, str]] = field(default_factory=list)
     failures: list[Problem] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
+    ended: bool = True  # by the end of a line: else the last one may be cut
 
     @property
     def last(self) -> int:
@@ -62,12 +63,12 @@ def decode(content: bytes) -> str:
 
 def clean(text: str) -> Text:
     """Return *text*'s lines without escapes, quotation marks, comments, prompts and the driver's failures."""
-    cleaned = Text()
+    cleaned = Text(ended=text.endswith("\n"))
     raw = ESCAPE.sub("", text.replace("\0", "").lstrip("\ufeff")).replace("\xa0", " ").split("\n")
     commented = not any(line.strip() and not line.lstrip().startswith("#") for line in raw)
     for number, quoted in enumerate(raw, 1):
         line = quoted.rstrip("\r").removeprefix("> ")  # no blanks: a row of `topo -m` may end in empty cells
-        if line.lstrip().startswith("#"):
+        if line.lstrip().startswith("#") and not line.startswith("# gpu "):
             line = line.lstrip()[1:] if commented and not line.startswith("# SOURCE") else ""
         if LEFT_OUT.match(line):
             cleaned.left_out.append(number)

@@ -247,12 +247,14 @@ class _Matrix:
                     f"GPU{gpu.index} has no CPUs and others have: its row is cut",
                 )
             for other in first.values():
-                near = gpu.numa == other.numa
                 shared = set(gpu.cpu_affinity) & set(other.cpu_affinity)
-                if near and shared and gpu.cpu_affinity != other.cpu_affinity:
+                same, near = gpu.cpu_affinity == other.cpu_affinity, gpu.numa == other.numa
+                number = self.rows[f"GPU{gpu.index}"]
+                if shared and same != near and (near or number == self.last):
                     self.topology.problem(
-                        self.rows[f"GPU{gpu.index}"],
-                        f"GPU{gpu.index} and GPU{other.index} share some CPUs and not all: one list is cut",
+                        number,
+                        f"GPU{gpu.index} and GPU{other.index} share some CPUs"
+                        f"{' and not all' if near else ', not their NUMA nodes'}: one list is cut",
                     )
                     break
             first.setdefault(tuple(gpu.cpu_affinity), gpu)
