@@ -208,6 +208,10 @@ MORE_RED = {
             for gpu in range(4)
         )), "speed of each link: not told",
     ),
+    "an Xid error of a MIG instance": (
+        "xid", says("dmesg", "*", "[99000.1] NVRM: Xid (PCI:0002:01:00 GPU-I:05): 95, pid=7\n"),
+        "Xid 95 of 0002:01:00",
+    ),
     "a tool that says nothing": ("processors", says("lscpu", "*", ""), "the text is empty"),
     "a row of half a GPU": (
         "persistence", smi("*persistence*", "0\n"), "nvidia-smi: 0",
@@ -596,6 +600,10 @@ REFUSED = {
     "a list of mounts": ("class: none\nmounts: [/a]\n", "mounts: ['/a'] is not a list of keys"),
     "a truth for a number": ("class: none\nsmt: on\n", "smt: True is not a whole number"),
     "a mount that is a number": ("class: none\nmounts: {5: null}\n", "mounts: the key 5 is not text"),
+    "a command of half a quotation": (
+        'class: none\ncontainer: "a \'b"\n',
+        'container: "a \'b" is no command',
+    ),
     "an unknown check": ("class: none\nskip: {mung: x}\n", "did you mean munge"),
     "no YAML": ("class: [\n", "no YAML"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -79,10 +80,13 @@ def read(file: Path | None, class_name: str | None) -> Node:
             content = mapping(file.read_text(errors="replace"))
         stated_class = content.pop("class", None)
         stated = record(content, Stated)
+        shlex.split(stated.container)
     except OSError as error:
         raise MinskyError(f"{file} cannot be read ({error.strerror}): name a node file") from error
     except FaultsError as error:
         raise MinskyError("\n".join(f"{file}: {fault}" for fault in error.faults)) from error
+    except ValueError as error:
+        raise MinskyError(f"{file}: container: {stated.container!r} is no command: {error}") from error
     name = class_name or stated_class
     if not isinstance(name, str):
         raise MinskyError(

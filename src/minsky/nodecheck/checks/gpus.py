@@ -12,7 +12,9 @@ from minsky.nodecheck.node import Node
 
 SECONDS = 8.0  # a driver without persistence takes its time
 LEFT_MIB = 1024  # more than what a driver keeps for itself
-XID = re.compile(r"^(?:\[\s*([0-9.]+)\])?.*NVRM: Xid \((?:PCI:)?([0-9a-fA-F:.]+)\): ([0-9]+)", re.MULTILINE)
+XID = re.compile(  # with MIG, the instance stands behind the address
+    r"^(?:\[\s*([0-9.]+)\])?.*NVRM: Xid \((?:PCI:)?([0-9a-fA-F:.]+)[^)\n]*\): ([0-9]+)", re.MULTILINE
+)
 XID_HOURS = 24
 BY_PROGRAMS = {13, 31, 43, 45}  # faults of the program on the GPU, and how its channels are torn down
 NOT_YET = {63, 94}  # a bad page is noted, an error contained: the GPU works on, and wants a reset

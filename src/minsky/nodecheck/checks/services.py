@@ -81,7 +81,7 @@ def infiniband(node: Node) -> Finding:
 
 def contained(node: Node) -> str:
     """Say why no container is started."""
-    return "" if node.container else "the node file states no command that starts one"
+    return "" if node.container.strip() else "the node file states no command that starts one"
 
 
 @check("run it by hand; apptainer -d tells more", applies=contained, seconds=8.0)
