@@ -113,11 +113,12 @@ def _row(topology: Topology, number: int, columns: list[str | None], cells: list
     row = {column: cell for column, cell in zip(columns, cells) if column}
     gpu = GPU(len(topology.gpus))
     topology.gpus.append(gpu)
+    broken = [cell for cell in row.values() if BROKEN.fullmatch(cell)]
     for column, cell in row.items():
-        if BROKEN.fullmatch(cell):
-            topology.problem(number, f"GPU {gpu.index} does not answer: {cell}")
-        elif not ABSENT.fullmatch(cell):
+        if cell not in broken and not ABSENT.fullmatch(cell):
             _take(topology, gpu, number, column, cell)
+    if broken:
+        topology.problem(number, f"GPU {gpu.index} does not answer: {broken[0]}")
     return row
 
 
