@@ -7,6 +7,7 @@ import yaml
 
 from minsky.nodecheck.node import NONE
 from minsky.paths import ROOT, STATE
+from minsky.simulated import DRIVER, MAJOR
 
 _VARS: dict[str, Any] = yaml.safe_load((ROOT / "playbooks/virtual/vars.yml").read_text())
 
@@ -27,6 +28,9 @@ VARIABLES = {
     "virtual_labels": {"minsky": "1", CHECKOUT_LABEL: str(ROOT)},
     "virtual_state": str(STATE),
     "virtual_inventory": str(INVENTORY),
+    # A rule for each of NVIDIA's devices, up to 16 GPUs: the cgroup of a job takes out single ones, which of
+    # "195:*" it could not.
+    "virtual_device_rules": [f"c {MAJOR}:{minor} rwm" for minor in (*range(16), DRIVER)],
 }
 
 

@@ -35,7 +35,6 @@ INPUTS = (
     "ansible.cfg", "playbooks", "slurm", "jobs", "images/versions.toml",
     *(f"src/minsky/{name}" for name in ("data.py", "gpus", "nodecheck", "simulated")),
 )  # fmt: skip
-DEVICES = f"c {simulated.MAJOR}:* rwm"  # what a container must allow for the devices of GPUs
 POSED = STATE / "posed"  # what stands in for the hardware of a class
 # Faults that need no GPU, with the check that must find them, and all.
 FAULTS = simulated.FAULTS | {"mount-gone": "mount", "clock-skew": "munge"}
@@ -170,8 +169,8 @@ def refuse_without_devices(posed: str) -> None:
         name
         for name, number in ours().items()
         if name != "control"
-        and DEVICES
-        not in (dockerd.client().containers.get(number).attrs["HostConfig"].get("DeviceCgroupRules") or [])
+        and dockerd.client().containers.get(number).attrs["HostConfig"].get("DeviceCgroupRules")
+        != virtual.VARIABLES["virtual_device_rules"]
     )
     if old:
         raise MinskyError(

@@ -17,7 +17,7 @@ from minsky.gpus.model import format_list
 NONE = "none"  # no fault
 # Each with the check of nodecheck that must find it; where every call fails, the first that does.
 FAULTS = {"nvlink-down": "nvlinks", "gpu-lost": "driver", "driver-dead": "driver", "ecc": "ecc"}
-MAJOR = 195  # of NVIDIA's devices; its last minor is the driver's own, nvidiactl
+MAJOR, DRIVER = 195, 255  # numbers of NVIDIA's devices; the minor one is that of the driver's own, nvidiactl
 UUID = "GPU-simulated-0000-0000-0000-00000000000"
 PROGRAM = Path(__file__).with_name("nvidia-smi.sh")
 NODE_MIB = 262144  # per NUMA node, as on a recorded Minsky; Slurm is told what virtual nodes really have
@@ -167,7 +167,7 @@ def _shebang(program: str, node: NodeClass) -> str:
 
 def _unit(gpus: int) -> str:
     """Return the unit that makes the devices at each boot, as /dev is empty then."""
-    devices = {f"nvidia{number}": number for number in range(gpus)} | {"nvidiactl": 255}
+    devices = {f"nvidia{number}": number for number in range(gpus)} | {"nvidiactl": DRIVER}
     made = "".join(
         f"ExecStart=mknod -m 0666 /dev/{name} c {MAJOR} {minor}\n" for name, minor in devices.items()
     )
