@@ -29,7 +29,7 @@ from minsky.nodecheck.run import Result, run
 from minsky.simulated import UUID
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKS = registered()
+CHECKS = {name: each for name, each in registered().items() if not each.measures}  # those: test_bandwidth.py
 NONE = Node()
 AC922 = ("gpu-numa", "cpuset")  # which a Minsky does not have
 P100 = "Tesla P100-SXM2-16GB"
@@ -659,7 +659,7 @@ def test_every_check_says_what_it_expects_and_what_to_do(capsys):
 
 def test_the_documentation_lists_every_check():
     text = (ROOT / "docs" / "nodecheck.md").read_text()
-    assert [name for name in CHECKS if f"`{name}`" not in text] == []
+    assert [name for name in registered() if f"`{name}`" not in text] == []
 
 
 # The one file.

@@ -13,13 +13,11 @@ from pathlib import Path
 from rich.console import Console
 
 from minsky.errors import MinskyError, speak_plainly
-from minsky.gpus import READABLE, parse, show
+from minsky.gpus import READABLE, recordings, show
 from minsky.gpus.classes import available, load
 from minsky.gpus.compare import compare
-from minsky.gpus.model import RefusedError, Topology, merge
-from minsky.gpus.text import decode
+from minsky.gpus.model import Topology, merge
 
-LARGEST = 4 * 2**20  # bytes of a recording; what is larger is none
 EPILOG = f"""what can be read: {READABLE}
 
 exit status: 0 whole (diff: as expected), 1 read but incomplete or with problems (diff: something differs),
@@ -44,20 +42,7 @@ def _read(files: list[str]) -> Topology:
         from minsky.gpus.live import live  # noqa: PLC0415 - only what is asked for
 
         return live()
-    parts = []
-    for file in files:
-        try:
-            with open(0 if file == "-" else file, "rb") as content:  # noqa: PTH123 - 0 is the standard input
-                text = content.read(LARGEST + 1)
-        except OSError as error:
-            raise MinskyError(f"{file} cannot be read ({error.strerror}): name a command's output") from error
-        if len(text) > LARGEST:
-            raise RefusedError(f"{file} has more than 4 MiB: that is no recording of {READABLE}")
-        try:
-            parts.append(parse(decode(text)))
-        except RefusedError as error:
-            raise RefusedError(f"{file}: {error}") from error
-    return merge(parts)
+    return merge(recordings.read(files))
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from minsky.nodecheck.node import Node
 
 OK, WARNING, FAILED, SKIPPED = VERDICTS = ("ok", "warning", "failed", "skipped")
 LONGEST = 9.0  # seconds that a check may have, so that all end within 10
+MEASURING = 120.0  # seconds, of one that measures
 
 
 class Failure(Exception):  # noqa: N818 - it is a finding, not an error of the program
@@ -41,6 +42,8 @@ class Check:
     """A registered check; *about*, the first line of its docstring, is what it expects in general.
 
     *applies* returns why a node has no such check, or "". *each* returns what it is done for, once for each.
+    *recorded*: whose outputs tell of it where the node is a recording, SMI or CPUS; *measures*: it takes the
+    machine for itself, and is done only where that is asked for.
     """
 
     name: str
@@ -50,6 +53,14 @@ class Check:
     judge: Callable[..., Finding]
     applies: Callable[[Node], str]
     each: Callable[[Node], Iterable[str]] | None
+    recorded: str = ""
+    measures: bool = False
+
+    def untold(self, node: Node) -> str:
+        """Say why recordings do not tell of it; "" where they do, and where the *node* itself is asked."""
+        if node.recorded is None or (self.recorded and node.told(self.recorded)):
+            return ""
+        return f"no output of {self.recorded} is recorded" if self.recorded else "a recording does not tell"
 
 
 CHECKS: dict[str, Check] = {}
@@ -60,24 +71,27 @@ def always(node: Node) -> str:  # noqa: ARG001 - as all that say whether a check
     return ""
 
 
-def check(
+def check(  # noqa: PLR0913 - of the keywords most checks need one
     do: str,
     *,
     applies: Callable[[Node], str] = always,
     seconds: float = 5.0,
     each: Callable[[Node], Iterable[str]] | None = None,
+    recorded: str = "",
+    measures: bool = False,
 ) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
     """Register a function of a node (and of one of *each*) as the check of its name.
 
     *do* says what to do where it fails or has no answer after *seconds*; {} in it is the one of *each*.
     """
-    if not 0 < seconds <= LONGEST:
-        raise ValueError(f"a check has at most {LONGEST:g} s, not {seconds:g}")
+    longest = MEASURING if measures else LONGEST
+    if not 0 < seconds <= longest:
+        raise ValueError(f"a check has at most {longest:g} s, not {seconds:g}")
 
     def register(judge: Callable[..., Finding]) -> Callable[..., Finding]:
         name = judge.__name__.replace("_", "-")
         about = (judge.__doc__ or "").strip().split("\n")[0].rstrip(".")
-        CHECKS[name] = Check(name, about, do, seconds, judge, applies, each)
+        CHECKS[name] = Check(name, about, do, seconds, judge, applies, each, recorded, measures)
         return judge
 
     return register

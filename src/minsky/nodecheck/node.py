@@ -9,10 +9,13 @@ from typing import Optional
 
 from minsky.errors import MinskyError
 from minsky.gpus.classes import NodeClass, load
+from minsky.gpus.model import Topology
 from minsky.records import FaultsError, mapping, record
 
 FILE = Path("/etc/minsky/nodecheck.yml")
 NONE = "none"  # the class of a node without GPUs
+SIMULATED = "etc/minsky/simulated"  # below the root of a node whose GPUs are simulated
+SMI, CPUS = "nvidia-smi", "lscpu or numactl"  # whose outputs a recording may be
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,23 @@ class Stated:
 
 @dataclass(frozen=True)
 class Node(Stated):
-    """A node: what its file states, and its class. *root* is where /proc and /sys are."""
+    """A node: what its file states, and its class. *root* is where /proc and /sys are.
+
+    *recorded*: what recordings of it tell, where it is not this machine.
+    """
 
     node_class: NodeClass | None = None
     root: Path = Path("/")
+    recorded: tuple[Topology, ...] | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its GPUs are stand-ins that replay texts."""
+        return self.recorded is None and (self.root / SIMULATED).exists()
+
+    def told(self, by: str) -> list[Topology]:
+        """Return the recordings of outputs *by* SMI or CPUS."""
+        return [each for each in self.recorded or () if (each.cpus is not None) == (by == CPUS)]
 
     def read(self, path: str) -> str:
         """Return the content of a file of /proc or /sys; "" where there is none."""

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 
 from minsky.nodecheck.check import FAILED, OK, SKIPPED, WARNING
+from minsky.nodecheck.node import NONE, Node
 from minsky.nodecheck.run import Result
 
 NAGIOS = {OK: 0, WARNING: 1, FAILED: 2}  # exit status; 3 is for what could not be judged
@@ -26,7 +27,7 @@ def counts(results: list[Result]) -> str:
     return ", ".join(f"{found[each]} {each}" for each in (FAILED, WARNING, OK, SKIPPED) if found[each])
 
 
-def text(results: list[Result], host: str, class_name: str, seconds: float) -> str:
+def text(results: list[Result], host: str, node: Node, seconds: float) -> str:
     """Return a table with a line per check, and below those that are not ok what to do."""
     shown = [result for result in results if result.verdict != SKIPPED]
     rows = [("check", "verdict", "found", "expected")]
@@ -42,15 +43,21 @@ def text(results: list[Result], host: str, class_name: str, seconds: float) -> s
     skipped = [f"  {each.name}: {each.found}" for each in results if each.verdict == SKIPPED]
     if skipped:
         lines += ["", "skipped", *skipped]
-    return "\n".join([*lines, "", f"{host}, class {class_name}, {seconds:.2f} s: {counts(results)}"])
+    called = f"{_class(node)} (simulated GPUs)" if node.simulated else _class(node)
+    return "\n".join([*lines, "", f"{host}, class {called}, {seconds:.2f} s: {counts(results)}"])
 
 
-def as_json(results: list[Result], host: str, class_name: str, seconds: float) -> str:
+def as_json(results: list[Result], host: str, node: Node, seconds: float) -> str:
     """Return one object on one line."""
     return json.dumps({
-        "node": host, "class": class_name, "verdict": worst(results), "seconds": round(seconds, 3),
-        "checks": [asdict(result) for result in results],
+        "node": host, "class": _class(node), "simulated": node.simulated, "verdict": worst(results),
+        "seconds": round(seconds, 3), "checks": [asdict(result) for result in results],
+        "floors": asdict(node.node_class.floors) if node.node_class else {},
     })  # fmt: skip
+
+
+def _class(node: Node) -> str:
+    return node.node_class.name if node.node_class else NONE
 
 
 def nagios(results: list[Result], seconds: float) -> str:

@@ -1,5 +1,7 @@
 """All checks side by side, each in a process of its own that nobody waits for longer than its limit.
 
+What measures comes after them, one at a time: nothing else then takes of what it measures.
+
 A process that hangs in the kernel (a dead file server) cannot be killed and keeps what it has open. So no
 check keeps this program's output open, and none is waited for: it is killed, told of and left to init.
 """
@@ -49,6 +51,13 @@ class _Child:
 def run(node: Node, checks: list[Check], skip: dict[str, str]) -> list[Result]:
     """Return a result of each check, in their order; *skip* has reasons for those that are not done."""
     results, waiting = _planned(node, checks, skip)
+    _side_by_side([child for child in waiting if not child.check.measures], node, results)
+    for child in (child for child in waiting if child.check.measures):
+        _side_by_side([child], node, results)
+    return list(results.values())
+
+
+def _side_by_side(waiting: list[_Child], node: Node, results: dict[str, Result]) -> None:
     with selectors.DefaultSelector() as selector:
         try:
             for child in waiting:
@@ -73,7 +82,6 @@ def run(node: Node, checks: list[Check], skip: dict[str, str]) -> list[Result]:
         finally:
             for key in selector.get_map().values():
                 _kill(key.data)
-    return list(results.values())
 
 
 def _planned(node: Node, checks: list[Check], skip: dict[str, str]) -> tuple[dict[str, Result], list[_Child]]:
@@ -81,7 +89,7 @@ def _planned(node: Node, checks: list[Check], skip: dict[str, str]) -> tuple[dic
     results: dict[str, Result] = {}
     waiting: list[_Child] = []
     for check in checks:
-        reason = skip.get(check.name) or check.applies(node)
+        reason = skip.get(check.name) or check.untold(node) or check.applies(node)
         subjects = [(each,) for each in check.each(node)] if check.each and not reason else [()]
         for child in (_Child(check, subject) for subject in subjects):
             results[child.name] = Result(check.about, reason, SKIPPED, name=child.name)
@@ -154,7 +162,11 @@ def _hung(child: _Child) -> Result:
 
 
 def _result(child: _Child, finding: Finding) -> Result:
-    do = "" if finding.verdict == OK else finding.do or child.check.do.replace("{}", " ".join(child.of))
+    do = (
+        ""
+        if finding.verdict in (OK, SKIPPED)
+        else finding.do or child.check.do.replace("{}", " ".join(child.of))
+    )
     told = asdict(replace(finding, do=do))
     return Result(**told, name=child.name, seconds=round(time.monotonic() - child.began, 3))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from minsky.gpus.live import live
+from minsky.gpus.model import merge
 from minsky.gpus.query import BROKEN
 from minsky.nodecheck.check import FAILED, OK, WARNING, Failure, Finding, check, output, verdict
 from minsky.nodecheck.checks.processors import compared
-from minsky.nodecheck.node import Node
+from minsky.nodecheck.node import SMI, Node
 
 SECONDS = 8.0  # a driver without persistence takes its time
 LEFT_MIB = 1024  # more than what a driver keeps for itself
@@ -67,31 +68,37 @@ def each(rows: list[dict[str, str]], *fields: str) -> str:
     return "; ".join(f"GPU {','.join(gpus)}: {value}" for value, gpus in values.items())
 
 
-def _live(node: Node, rows: str) -> Finding:
+def _judged(node: Node, rows: str) -> Finding:
+    if node.recorded is not None:
+        return compared(merge(node.told(SMI)), node, rows)
     output("nvidia-smi", "-L")  # says in fewer words that there is no driver
     return compared(live(), node, rows)
 
 
 @check("see dmesg; load the driver (modprobe nvidia), install it anew after a kernel update, or reboot",
-       applies=gpus_of, seconds=SECONDS)  # fmt: skip
-def driver(node: Node) -> Finding:  # noqa: ARG001 - as all checks
+       applies=gpus_of, seconds=SECONDS, recorded=SMI)  # fmt: skip
+def driver(node: Node) -> Finding:
     """The driver answers for every GPU."""
+    if node.recorded is not None:
+        failures = [each.problems[0].what for each in node.told(SMI) if each.source == "nvidia-smi"]
+        found = failures[0] if failures else "it answered when this was recorded"
+        return verdict("the driver answers", found, good=not failures)
     rows = smi("driver_version")
     return Finding("the driver answers", f"{each(rows, 'driver_version')}, {len(rows)} GPUs")
 
 
 @check("a GPU that is lost comes back by a power cycle; else reseat it, or correct the node's class",
-       applies=gpus_of, seconds=SECONDS)  # fmt: skip
+       applies=gpus_of, seconds=SECONDS, recorded=SMI)  # fmt: skip
 def gpus(node: Node) -> Finding:
     """Number, model, memory and places of the GPUs as the class states."""
-    return _live(node, "GPUs|model|memory of each|PCI addresses")
+    return _judged(node, "GPUs|model|memory of each|PCI addresses")
 
 
 @check("reset the GPUs (nvidia-smi -r) or reboot; a link that stays down is hardware: reseat the GPU",
-       applies=wired, seconds=SECONDS)  # fmt: skip
+       applies=wired, seconds=SECONDS, recorded=SMI)  # fmt: skip
 def nvlinks(node: Node) -> Finding:
     """NVLinks there, active and at speed, as the class states."""
-    return _live(node, "links .*|NVLinks .*|speed of each link")
+    return _judged(node, "links .*|NVLinks .*|speed of each link")
 
 
 @check(

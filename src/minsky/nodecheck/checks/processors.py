@@ -8,9 +8,10 @@ from contextlib import suppress
 from minsky.gpus import parse
 from minsky.gpus.classes import NodeClass
 from minsky.gpus.compare import compare
-from minsky.gpus.model import Topology, format_list
-from minsky.nodecheck.check import Failure, Finding, check, output, verdict
-from minsky.nodecheck.node import Node
+from minsky.gpus.model import Topology, format_list, merge
+from minsky.gpus.text import FAILED as DRIVER_FAILED
+from minsky.nodecheck.check import SKIPPED, Failure, Finding, check, output, verdict
+from minsky.nodecheck.node import CPUS, Node
 
 KIB = re.compile(r"(MemTotal|MemFree|MemAvailable):\s+([0-9]+) kB")
 
@@ -33,10 +34,18 @@ def class_of(node: Node) -> NodeClass:
 
 
 def compared(found: Topology, node: Node, rows: str) -> Finding:
-    """Return what the class says of *rows*, a pattern of their names; what is not told is no agreement."""
+    """Return what the class says of *rows*, a pattern of their names.
+
+    What a node does not tell is no agreement. A recording is judged as far as it tells.
+    """
     if not found.complete:
-        raise Failure("; ".join(problem.what for problem in found.problems[:3]))
+        raise _incomplete(found, node)
     kept = [row for row in compare(found, class_of(node)) if re.fullmatch(rows, row.what)]
+    if node.recorded is not None:
+        told = [row for row in kept if row.same is not None]
+        if kept and not told:
+            return Finding(kept[0].expected, f"{found.source} does not tell", SKIPPED)
+        kept = told
     wrong = [row for row in kept if not row.same]
     if not kept:
         raise Failure(f"{found.source} tells nothing of {rows.replace('|', ', ')}")
@@ -45,34 +54,51 @@ def compared(found: Topology, node: Node, rows: str) -> Finding:
     return verdict(expected, found_rows, good=not wrong)
 
 
-@check("compare with lscpu; dead cores or sockets are in the firmware's log", applies=classed)
+def _incomplete(found: Topology, node: Node) -> Failure:
+    """Return the failure of which the *found* problems tell: the driver's, or the recording's own."""
+    problems = found.problems[:3]
+    if node.recorded is None:
+        return Failure("; ".join(problem.what for problem in problems))
+    words = "; ".join(f"{f'line {each.line}: ' if each.line else ''}{each.what}" for each in problems)
+    driver = any("does not answer" in each.what or DRIVER_FAILED.search(each.what) for each in problems)
+    return Failure(words, "" if driver else "record it again: the text is not whole, or of several nodes")
+
+
+def _read(node: Node, *command: str) -> Topology:
+    return merge(node.told(CPUS)) if node.recorded is not None else parse(output(*command))
+
+
+@check("compare with lscpu; dead cores or sockets are in the firmware's log", applies=classed, recorded=CPUS)
 def processors(node: Node) -> Finding:
     """Sockets and cores as the class states."""
-    return compared(parse(output("lscpu")), node, "sockets x cores")
+    return compared(_read(node, "lscpu"), node, "sockets x cores")
 
 
-@check("ppc64_cpu --smt=N (x86: the firmware's hyper-threading), then restart slurmd", applies=classed)
+@check("ppc64_cpu --smt=N (x86: the firmware's hyper-threading), then restart slurmd", applies=classed,
+       recorded=CPUS)  # fmt: skip
 def smt(node: Node) -> Finding:
     """Threads per core that are online as the class or the node file states."""
-    found = parse(output("lscpu"))
-    if node.smt and found.cpus:
+    found = _read(node, "lscpu")
+    if node.smt and found.cpus and found.cpus.threads:
         return verdict(f"{node.smt}", f"{found.cpus.threads}", good=found.cpus.threads == node.smt)
     return compared(found, node, "threads per core")
 
 
-@check("compare with numactl -H; memory that is missing is in the firmware's log", applies=classed)
+@check("compare with numactl -H; memory that is missing is in the firmware's log", applies=classed,
+       recorded=CPUS)  # fmt: skip
 def numa(node: Node) -> Finding:
     """NUMA nodes with processors as the class states."""
-    return compared(parse(output("lscpu")), node, "NUMA nodes")
+    return compared(_read(node, "lscpu"), node, "NUMA nodes")
 
 
 @check(
     "start nvidia-persistenced, which brings it online, then slurmd; udev must not do it (the memory rule)",
     applies=with_gpu_memory,
+    recorded=CPUS,
 )
 def gpu_numa(node: Node) -> Finding:
     """Memory of the GPUs online as NUMA nodes (POWER9)."""
-    return compared(parse(output("numactl", "-H")), node, "NUMA nodes of GPU memory")
+    return compared(_read(node, "numactl", "-H"), node, "NUMA nodes of GPU memory")
 
 
 @check(
