@@ -7,6 +7,7 @@ import pytest
 from minsky.virtual import INVENTORY
 
 ROOT = Path(__file__).resolve().parents[1]
+collect_ignore = ["smoke"]  # which tests nodes, not this tree: who means it names it (pytest tests/smoke)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
