@@ -28,6 +28,9 @@ mkdir -p "$directory"
 each=() nodes=$(uname -n)
 if [[ ${SLURM_JOB_ID:-} ]]; then
   each=(srun --mpi=none --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
+  for word in "${launch[@]}"; do # a step of a job that has whole nodes gets no GPU that it does not ask for
+    [[ $word == --gpus-per-node=* ]] && each+=("$word")
+  done
   nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 fi
 # Whatever fails here is a line of the table: a file that is missing there.

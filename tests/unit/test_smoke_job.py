@@ -205,3 +205,37 @@ def test_the_job_says_without_slurm_and_horovod_what_is_missing(tmp_path):
     (told,) = report.results(done.stdout)
     assert told["failed"][os.uname().nodename][-1] == "ranks"
     assert "has no module" in done.stderr
+
+
+def test_under_slurm_each_node_is_asked_once_and_one_that_writes_nothing_is_red(tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    stand_ins = {
+        "srun": 'case "$*" in --mpi=list*) echo pmix;; *) echo "$@" >>steps;; esac',
+        "scontrol": 'case "$*" in *hostnames*) printf "node1\\nnode2\\n";; esac',
+        "apptainer": 'until [ "$1" = python ]; do shift; done; shift; exec python3 "$@"',
+    }
+    for name, does in stand_ins.items():
+        (programs / name).write_text(f"#!/bin/sh\n# simulated\n{does}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "lab.sif").touch()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MINSKY_"))}
+    job = {
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_NTASKS": "4",
+        "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_CPUS_PER_NODE": "2(x2)", "SLURM_SUBMIT_HOST": "elsewhere",
+        "SLURM_SUBMIT_DIR": str(tmp_path), "MINSKY_SHARED": str(tmp_path),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "MINSKY_IMAGE": str(tmp_path / "lab.sif"),
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", JOBS / "smoke.sh", "--mib", "8"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=clean | job,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    asked, ranks = (tmp_path / "steps").read_text().splitlines()
+    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 python3" in asked
+    assert asked.endswith(f"smoke.py node {tmp_path}/smoke-7")
+    assert ranks.endswith(f"smoke.py ranks {tmp_path}/smoke-7 --mib 8")
+    (told,) = report.results(done.stdout)
+    assert told["failed"] == {name: ["nodecheck", "ranks"] for name in ("node1", "node2")}
