@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import pytest
 from gpu_texts import LISTING, LSCPU, MINSKY, MODERN, P2P, QUERY, STATUS
 
@@ -149,8 +150,8 @@ def test_a_class_is_drawn(name, suffix, tmp_path, capsys):
     assert len(content) > 10000
 
 
-def test_a_picture_names_only_what_was_told(recorded, tmp_path, capsys):
-    pytest.importorskip("matplotlib").rcParams["svg.fonttype"] = "none"
+def test_a_picture_names_only_what_was_told(recorded, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(mpl.rcParams, "svg.fonttype", "none")
     file = tmp_path / "node.svg"
     run("show", *recorded(MINSKY), "--picture", str(file))
     drawn = file.read_text()

@@ -49,7 +49,11 @@ def test_where_no_image_is_staged_none_is_started_and_of_several_the_plain_one()
 
 
 def left(node: nodes.Node) -> set[str]:
-    return {name for name, check in registered().items() if name not in node.skip and not check.applies(node)}
+    return {
+        name
+        for name, check in registered().items()
+        if not (check.measures or name in node.skip or check.applies(node))
+    }
 
 
 def test_a_virtual_node_skips_what_it_has_from_its_host_and_is_checked_for_the_rest(tmp_path):

@@ -72,12 +72,13 @@ def nagios(results: list[Result], seconds: float) -> str:
 
 
 def reason(results: list[Result]) -> str:
-    """Return the failed checks with what was found, on one line; "" where none failed."""
+    """Return the failed checks with what was found, the shortest first, on one line; "" where none failed."""
     failed: dict[str, list[str]] = {}
     for each in results:
         if each.verdict == FAILED:
             failed.setdefault(each.found, []).append(each.name)
-    said = " ".join("; ".join(f"{', '.join(names)}: {found}" for found, names in failed.items()).split())
+    told = sorted((f"{', '.join(names)}: {found}" for found, names in failed.items()), key=len)
+    said = " ".join("; ".join(told).split())
     return said if len(said) <= REASON else f"{said[: REASON - 3]}..."
 
 

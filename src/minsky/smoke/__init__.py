@@ -26,6 +26,7 @@ from minsky.playbook import ansible_environment
 NODECHECK = "/usr/local/sbin/nodecheck"  # where role nodecheck puts it
 GROUP = "slurm_node"
 CONNECT, LIMIT, MEASURING = 10, 30, 600  # seconds: until ssh answers, nodecheck does, and one that measures
+WORDS = 300  # characters of what is no answer
 SIDE_BY_SIDE = 32  # connections at a time
 ANSWER = Result("nodecheck tells what it finds", "it does", name="nodecheck")  # of nodes that are asked
 
@@ -105,11 +106,14 @@ def _asked(name: str, told: dict[str, Any]) -> Report:
 def read(node: str, answer: str, errors: str, do: str) -> Report:
     """Return what nodecheck's *answer* to --json says; where it has none its *errors*, with what to *do*."""
     for line in answer.splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # it is none of nodecheck's, or of another version's
+        with suppress(ValueError):  # a word of the shell's, for instance
             told = json.loads(line)
-            results = [Result(**each) for each in told["checks"]]
-            return Report(node, results, told["class"], told["simulated"])
-    return unanswered(node, " ".join(f"{answer} {errors}".split()) or "no answer", do)
+            try:
+                results = [Result(**each) for each in told["checks"]]
+                return Report(node, results, told["class"], told["simulated"])
+            except (KeyError, TypeError):
+                return unanswered(node, "an answer of another version of nodecheck", do)
+    return unanswered(node, " ".join(f"{answer} {errors}".split())[:WORDS] or "no answer", do)
 
 
 def unanswered(node: str, found: str, do: str) -> Report:

@@ -84,8 +84,16 @@ def contained(node: Node) -> str:
     return "" if node.container.strip() else "the node file states no command that starts one"
 
 
-@check("run it by hand; apptainer -d tells more", applies=contained, seconds=8.0)
+@check(
+    "run by hand what the node file states as container; apptainer -d tells more",
+    applies=contained,
+    seconds=8.0,
+)
 def container(node: Node) -> Finding:
     """The container runtime starts a container."""
-    output(*shlex.split(node.container))
+    words = shlex.split(node.container)
+    try:
+        output(*words)
+    except Failure as failure:
+        raise Failure(failure.found.removeprefix(f"{shlex.join(words)}: "), failure.do) from failure
     return Finding("it starts and ends well", node.container)
