@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 NODECHECK = "/usr/local/sbin/nodecheck"
 SECONDS = 300  # for all that nodecheck measures
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
-# What a user may ask: not mounts, where only root may write, nor Xid errors: the kernel's log may be closed.
-PLAIN = ("processors", "smt", "numa", "gpu-numa", "memory", "munge", "infiniband", "container")
+# What a user may ask: not mounts, where only root may write; nor Xid errors, as the kernel's log may be closed;
+# nor for a container, which the node starts as another user, and this job anyway.
+PLAIN = ("processors", "smt", "numa", "gpu-numa", "memory", "munge", "infiniband")
 ANY_GPU = (
     "driver",
     "ecc",

@@ -39,5 +39,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    order = {"images": -1, "test_zz_host_unchanged.py": 1}
+    order = {"images": -1, "test_posed.py": 1, "test_zz_host_unchanged.py": 2}
     items.sort(key=lambda item: order.get(item.path.parent.name, 0) + order.get(item.path.name, 0))

@@ -25,7 +25,7 @@ def table(reports: list[Report]) -> Table:
         nowhere.setdefault(each.found, {})[each.name] = None
     skipped = "; ".join(f"{', '.join(names)} ({why})" for why, names in nowhere.items())
     made = Table(
-        title=title(reports), title_justify="left", caption_justify="left",
+        title=title(reports), title_justify="left", caption_justify="left", min_width=76,
         caption=Text(f"skipped: {skipped}") if skipped else None,
     )  # fmt: skip
     made.add_column("check", no_wrap=True)
