@@ -31,7 +31,7 @@ test-all: lint  ## all tests, the long ones too: CUDA images, builds without a n
 lint: venv  ## what a change must pass before anything runs: ruff, mypy, shellcheck, ansible-lint
 	@ruff check --quiet && ruff format --check --quiet
 	@mypy src jobs/labs/labkit playbooks/filter_plugins
-	@git ls-files -co --exclude-standard ':!*.md' | xargs grep -slE '^#!.*sh$$|^# shellcheck shell=' | xargs shellcheck -x
+	@git ls-files -co --exclude-standard ':!*.md' ':!*.py' | xargs grep -slE '^#!.*sh$$|^# shellcheck shell=' | xargs shellcheck -x
 	@ansible-lint -q playbooks
 clean: venv  ## down, and remove this project's images, caches and .minsky too
 	@$(MINSKY) clean

@@ -26,10 +26,15 @@ sys.path.insert(0, str(JOBS))
 
 from labs import lstm  # noqa: E402 - the labs are no installed package
 from labs.labkit import datasets, words  # noqa: E402
+from labs.transfer_learning import BATCH, RATES  # noqa: E402
 
 # Steps of each run, and how the lab is told so many; the line's step is an epoch.
-STEPS = {"linear_regression": 1000, "logistic_regression": 3000, "neural_network": 500, "cnn": 40, "lstm": 40}
+STEPS = {
+    "linear_regression": 1000, "logistic_regression": 3000, "neural_network": 500, "cnn": 40, "lstm": 40,
+    "transfer_learning": 200,
+}  # fmt: skip
 LENGTH = {"linear_regression": "--epochs"}
+MORE = {"transfer_learning": ["--pretraining", "10"]}  # what the lab does before is not compared
 UNIT = dict.fromkeys(STEPS, "images") | {"linear_regression": "points", "lstm": "tokens"}
 MUST, AIM = 1, 2  # times as fast as Keras
 
@@ -54,6 +59,13 @@ def model(lab: str) -> tuple[list[Any], Any, int]:
             dense(size, kernel_initializer=normal),
         ]
         return network, optimizers.Adam(lstm.RATE, global_clipnorm=4.5), lstm.USUAL_BATCH
+    if lab == "transfer_learning":
+        network = []
+        for channels, width in ((16, 5), (32, 5), (64, 3)):
+            network += [layers.Conv2D(channels, width, padding="same", activation="relu")]
+            network += [layers.MaxPooling2D(padding="same")]
+        network += [layers.Flatten(), dense(256, "relu"), dense(5)]
+        return network, optimizers.SGD(RATES["digits"], momentum=0.9), BATCH
     network = []
     for channels in (32, 64):
         network += [layers.Conv2D(channels, 5, padding="same", activation="relu"), layers.MaxPooling2D()]
@@ -69,6 +81,12 @@ def samples(lab: str, count: int) -> tuple[Any, Any]:
     if lab == "lstm":
         rows = words.rows(_shakespeare(), lstm.USUAL_BATCH, lstm.LENGTH)[:count]
         return rows, np.roll(rows, -1, axis=1)
+    if lab == "transfer_learning":
+        digits = datasets.handwritten(Path(os.environ["MINSKY_DATA_DIR"]))
+        images, labels = digits.train
+        few = np.concatenate([np.flatnonzero(labels == digit)[:20] for digit in range(5, 10)])
+        fields = datasets.scattered(images[few], np.random.default_rng(1)).astype("float32") / 255
+        return np.resize(fields, (count, *fields.shape[1:])), np.resize(labels[few] - 5, count)
     data = (datasets.handwritten if lab == "cnn" else datasets.flat)(Path(os.environ["MINSKY_DATA_DIR"]))
     images, labels = data.train
     return images[:count].astype("float32") / 255, labels[:count]
@@ -87,6 +105,8 @@ def keras(lab: str, steps: int) -> float:
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network = tf.keras.Sequential(network)
     network.compile(optimizer, "mse" if lab == "linear_regression" else loss)
+    if lab == "transfer_learning":
+        return transferred(network, (x, y), batch)
     rounds = -(-steps * batch // len(x))
     fit = {"batch_size": batch, "verbose": 0, "shuffle": lab != "lstm"}  # its state goes from row to row
     network.fit(x[: 10 * batch], y[: 10 * batch], **fit)
@@ -96,11 +116,37 @@ def keras(lab: str, steps: int) -> float:
     return samples_per_s * (lstm.LENGTH if lab == "lstm" else 1)
 
 
+def transferred(network: Any, data: tuple[Any, Any], batch: int) -> float:
+    """The last layer alone, then all: of a network with a past and of one without, one after the other."""
+    import tensorflow as tf  # noqa: PLC0415 - as above
+
+    seconds = 0.0
+    for one in (network, tf.keras.models.clone_model(network)):
+        for whole in (False, True):
+            for layer in one.layers[:-1]:
+                layer.trainable = whole
+            loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            one.compile(tf.keras.optimizers.SGD(RATES["digits"], momentum=0.9), loss)
+            one.fit(*(part[: 10 * batch] for part in data), batch_size=batch, verbose=0)
+            begun = time.perf_counter()
+            one.fit(*data, batch_size=batch, verbose=0)
+            seconds += time.perf_counter() - begun
+    return 2 * len(data[1]) / seconds  # both networks see the same
+
+
 def run(program: str, lab: str, steps: int) -> float:
     """Run *program* of *lab* in a process of its own; its samples per second."""
     own = [__file__, "--lab", lab, "--steps", str(steps), "--only-keras"]
     with tempfile.TemporaryDirectory() as results:
-        ours = ["-m", f"labs.{lab}", LENGTH.get(lab, "--steps"), str(steps), "--results", results]
+        ours = [
+            "-m",
+            f"labs.{lab}",
+            LENGTH.get(lab, "--steps"),
+            str(steps),
+            "--results",
+            results,
+            *MORE.get(lab, []),
+        ]
         done = subprocess.run(
             [sys.executable, *(ours if program == "lab" else own)],
             env=os.environ | {"PYTHONPATH": str(JOBS), "TF_CPP_MIN_LOG_LEVEL": "2"},

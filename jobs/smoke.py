@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 NODECHECK = "/usr/local/sbin/nodecheck"
 SECONDS = 300  # for all that nodecheck measures
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
-# What a user may ask: not mounts, where only root may write; nor Xid errors, as the kernel's log may be closed;
-# nor for a container, which the node starts as another user, and this job anyway.
+# What a user may ask: not mounts, where only root may write; nor Xid errors, as users may not read the
+# kernel's log; nor for a container, which the node starts as another user, and this job anyway.
 PLAIN = ("processors", "smt", "numa", "gpu-numa", "memory", "munge", "infiniband")
 ANY_GPU = (
     "driver",
