@@ -60,7 +60,9 @@ def here() -> str:
 
 
 def given(environment: Mapping[str, str] = os.environ) -> list[int]:
-    """Return which of this node's GPUs Slurm gave, by the numbers of their devices."""
+    """Return which of this node's GPUs Slurm gave, by the numbers of their devices; without Slurm all."""
+    if "SLURM_JOB_ID" not in environment:
+        return devices()
     # The job's are those of the batch script's node, where a step has its own.
     told = environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS") or ""
     return sorted(int(number) for number in re.findall("[0-9]+", told))

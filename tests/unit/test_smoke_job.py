@@ -20,6 +20,7 @@ def machine(tmp_path, monkeypatch):
     """A node with devices of simulated GPUs and a stand-in for nodecheck that repeats its arguments."""
     for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURMD_NODENAME", "node1")
     monkeypatch.setattr(smoke, "DEVICES", tmp_path / "dev")
     monkeypatch.setattr(smoke, "NETWORKS", tmp_path / "class")
@@ -121,6 +122,13 @@ def test_without_gpus_none_given_and_none_seen_is_told(machine):
         device.unlink()
     assert smoke.reached()["verdict"] == "skipped"
     assert smoke.seen(0, simulated=False)["verdict"] == "ok"
+
+
+def test_without_slurm_all_gpus_are_ones_own(machine, monkeypatch, doors):
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert set(asked(machine)) == {*smoke.PLAIN, *smoke.ANY_GPU, *smoke.ALL_GPUS}
+    assert doors(*["open"] * 4)["verdict"] == "ok"
+    assert [smoke.seen(count, simulated=False)["verdict"] for count in (3, 4)] == ["failed", "ok"]
 
 
 def test_tensorflow_must_see_as_many_gpus_as_were_given(machine, monkeypatch):
