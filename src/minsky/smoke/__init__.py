@@ -66,7 +66,7 @@ def everywhere(inventory: Path, *arguments: str, nodes: str = GROUP) -> list[Rep
     limit = MEASURING if "--measure" in arguments else LIMIT
     # Not a module: that would be copied to each node, and want Python there, before anything is asked.
     command = [
-        "ansible", nodes, "-i", str(inventory), "-m", "ansible.builtin.raw",
+        "ansible", nodes, "-i", str(inventory.resolve()), "-m", "ansible.builtin.raw",
         "-a", join([NODECHECK, "--json", *arguments]), "-T", str(CONNECT), "-f", str(SIDE_BY_SIDE),
     ]  # fmt: skip
     settings = {
