@@ -276,9 +276,12 @@ def test_a_cluster_counts_as_unchanged_only_for_the_same_files_image_nodes_and_d
     seen.add(digest())
     (tmp_path / "playbooks" / "site.yml").rename(tmp_path / "playbooks" / "other.yml")
     seen.add(digest())
+    (tmp_path / "src/minsky").mkdir(parents=True)
+    (tmp_path / "src/minsky/errors.py").touch()  # a part of nodecheck's one file
+    seen.add(digest())
     monkeypatch.setenv("MINSKY_DATA", "/mirror")
     seen.add(digest())
-    assert len(seen) == 8
+    assert len(seen) == 9
 
 
 def test_a_failed_playbook_is_told_by_host_task_and_message_and_ignored_failures_are_not():
@@ -435,7 +438,7 @@ def standing(booting, monkeypatch):
     return booting
 
 
-def test_a_fault_befalls_one_node_and_the_cluster_is_no_longer_trusted(standing):
+def test_a_fault_befalls_one_node_and_the_cluster_is_no_longer_trusted(standing, monkeypatch):
     cluster.fault("node2", "gpu-lost")
     told = standing.plays["fault"]
     assert (told["virtual_broken"], told["virtual_fault"], told["virtual_check"]) == (
@@ -445,6 +448,11 @@ def test_a_fault_befalls_one_node_and_the_cluster_is_no_longer_trusted(standing)
     cluster.fault("node1", "mount-gone")
     cluster.fault("node2", "clock-skew")
     assert cluster.PROVISIONED.read_text().splitlines() == ["digest", "node1 mount-gone", "node2 clock-skew"]
+    with monkeypatch.context() as halfway:
+        halfway.setattr(cluster, "play", lambda *_: sys.exit("unreachable"))
+        with pytest.raises(SystemExit):
+            cluster.fault("", "none")
+    assert len(cluster.PROVISIONED.read_text().splitlines()) == 3, "not mended, and yet trusted"
     cluster.fault("", "none")
     assert standing.plays["fault"]["virtual_broken"] == ["node1", "node2"]
     assert "lost=''" in (cluster.POSED / "usr/local/bin/nvidia-smi").read_text()

@@ -16,6 +16,7 @@ from minsky import dockerd, host, images, simulated, snapshot, system, virtual
 from minsky.errors import MinskyError
 from minsky.gpus.classes import available, load
 from minsky.images import emulation
+from minsky.nodecheck import bundle
 from minsky.nodecheck.node import NONE
 from minsky.paths import CACHE, ROOT, STATE
 from minsky.playbook import play
@@ -33,7 +34,7 @@ CACHED = ("base", "data", "locks", "qemu", "sbom", "sif")
 # What site.yml reads: a change of any of these files calls for another run.
 INPUTS = (
     "ansible.cfg", "playbooks", "slurm", "jobs", "images/versions.toml",
-    *(f"src/minsky/{name}" for name in ("data.py", "gpus", "nodecheck", "simulated")),
+    *(f"src/minsky/{name}" for name in ("data.py", "simulated", *bundle.PARTS)),
 )  # fmt: skip
 POSED = STATE / "posed"  # what stands in for the hardware of a class
 # Faults that need no GPU, with the check that must find them, and all.
@@ -212,12 +213,14 @@ def fault(node: str | None, name: str | None) -> None:
         )
     hit = [node] if node else there
     files = stand_ins(posed, str(name))  # refuses what cannot befall the class
-    # whoever trusts a cluster that is provisioned must not trust one that is broken
+    # Whoever trusts a cluster that is provisioned must not trust one that is broken, or half mended.
     kept = [line for line in PROVISIONED.read_text().splitlines() if line.split()[0] not in hit]
-    broken = [f"{each} {name}" for each in hit if name != NONE]
-    PROVISIONED.write_text("\n".join([*kept, *broken]))
+    broken = "\n".join([*kept, *(f"{each} {name}" for each in hit if name != NONE)])
+    if name != NONE:
+        PROVISIONED.write_text(broken)
     said = {"virtual_broken": hit, "virtual_fault": name, "virtual_check": FAULTS.get(name or "", "")}
     play("fault", "virtual/fault.yml", "-e", json.dumps(said | files))
+    PROVISIONED.write_text(broken)
 
 
 def refuse_misfit(nodes: int, there: int) -> None:
