@@ -106,10 +106,15 @@ def network() -> float:
         except OSError:  # an interface that is down
             return 0.0
 
-    ports = [port.parent for port in NETWORKS.glob("infiniband/*/ports/*/rate")]
-    fabric = sum(number(port / "rate") for port in ports if "ACTIVE" in (port / "state").read_text())
-    fastest = max(map(number, NETWORKS.glob("net/*/speed")), default=0.0) / 1000  # of Mb/s
-    return (fabric or fastest) / 8
+    adapters: dict[str, float] = defaultdict(float)
+    for port in (rate.parent for rate in NETWORKS.glob("infiniband/*/ports/*/rate")):
+        if "ACTIVE" in (port / "state").read_text():
+            # its ports are functions of one PCIe device, which carries no more than one of them
+            address = (port.parents[1] / "device").resolve().name.partition(".")[0]
+            adapters[address] = max(adapters[address], number(port / "rate"))
+    # those that are hardware: a bridge, or a container's end of one, tells 10 Gb/s whatever is behind it
+    speeds = (number(device.with_name("speed")) for device in NETWORKS.glob("net/*/device"))
+    return (sum(adapters.values()) or max(speeds, default=0.0) / 1000) / 8  # of Mb/s
 
 
 # --- on every rank, in the image ---------------------------------------------------------------------------

@@ -68,15 +68,24 @@ def test_a_node_without_nodecheck_is_a_failure(machine, monkeypatch):
 
 def test_the_network_is_what_the_kernel_says(machine):
     assert smoke.network() == 0
-    for name, rate in (("eth0", "10000"), ("lo", "-1")):
+    for name, rate in (("docker0", "10000"), ("eth0", "1000"), ("eth1", "-1")):
         (machine / "class/net" / name).mkdir(parents=True)
         (machine / "class/net" / name / "speed").write_text(rate)
-    assert smoke.network() == pytest.approx(1.25)
-    for port, state in (("mlx5_0", "4: ACTIVE"), ("mlx5_1", "4: ACTIVE"), ("mlx5_2", "1: DOWN")):
+        if name.startswith("eth"):
+            (machine / "class/net" / name / "device").mkdir()
+    assert smoke.network() == pytest.approx(0.125)
+    ports = {  # two of one adapter, one of another, and one without a cable
+        "mlx5_0": ("0000:01:00.0", "4: ACTIVE"),
+        "mlx5_1": ("0000:01:00.1", "4: ACTIVE"),
+        "mlx5_2": ("0003:01:00.0", "4: ACTIVE"),
+        "mlx5_3": ("0004:01:00.0", "1: DOWN"),
+    }
+    for port, (address, state) in ports.items():
         directory = machine / "class/infiniband" / port / "ports/1"
         directory.mkdir(parents=True)
         (directory / "rate").write_text("100 Gb/sec (4X EDR)\n")
         (directory / "state").write_text(f"{state}\n")
+        (directory.parents[1] / "device").symlink_to(machine / "devices" / address)
     assert smoke.network() == 25
 
 
