@@ -27,7 +27,9 @@ directory=$PWD/smoke-${SLURM_JOB_ID:-local-$(date +%Y%m%d-%H%M%S)}
 mkdir -p "$directory"
 each=() nodes=$(uname -n)
 if [[ ${SLURM_JOB_ID:-} ]]; then
-  each=(srun --mpi=none --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
+  # With all cores that the job has there, a rank's share being those of one socket: copies start near each GPU.
+  each=(env -u SRUN_CPUS_PER_TASK srun --mpi=none --cpu-bind=none)
+  each+=(--nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
   for word in "${launch[@]}"; do # a step of a job that has whole nodes gets no GPU that it does not ask for
     [[ $word == --gpus-per-node=* ]] && each+=("$word")
   done

@@ -228,7 +228,8 @@ def test_under_slurm_each_node_is_asked_once_and_one_that_writes_nothing_is_red(
     programs = tmp_path / "bin"
     programs.mkdir()
     stand_ins = {
-        "srun": 'case "$*" in --mpi=list*) echo pmix;; *) echo "$@" >>steps;; esac',
+        "srun": 'case "$*" in --mpi=list*) echo pmix;; '
+        '*) echo "$@" "cores: ${SRUN_CPUS_PER_TASK:-all}" >>steps;; esac',
         "scontrol": 'case "$*" in *hostnames*) printf "node1\\nnode2\\n";; esac',
         "apptainer": 'until [ "$1" = python ]; do shift; done; shift; exec python3 "$@"',
     }
@@ -251,8 +252,8 @@ def test_under_slurm_each_node_is_asked_once_and_one_that_writes_nothing_is_red(
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     asked, ranks = (tmp_path / "steps").read_text().splitlines()
-    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 python3" in asked
-    assert asked.endswith(f"smoke.py node {tmp_path}/smoke-7")
-    assert ranks.endswith(f"smoke.py ranks {tmp_path}/smoke-7 --mib 8")
+    assert "--cpu-bind=none --nodes=2 --ntasks=2 --ntasks-per-node=1 python3" in asked
+    assert asked.endswith(f"smoke.py node {tmp_path}/smoke-7 cores: all")
+    assert ranks.endswith(f"smoke.py ranks {tmp_path}/smoke-7 --mib 8 cores: 1")
     (told,) = report.results(done.stdout)
     assert told["failed"] == {name: ["nodecheck", "ranks"] for name in ("node1", "node2")}
