@@ -14,6 +14,7 @@ from minsky import cluster
 ROOT = cluster.ROOT
 CLASS = "minsky-p100"
 NONE = "none"
+CHECKS_TAKE = 20  # s: each of them is asked twice before it counts
 # What a job may open. A simulated device that it may has no driver behind it.
 OPEN = """
 import json, os
@@ -134,31 +135,44 @@ def test_a_smoke_job_passes_on_good_nodes(user, shared):
         assert re.search(words, job.output), job.output
 
 
-def smoke(inventory, file):
-    """The status of the smoke tests of all nodes, and what they print."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/smoke", "--inventory", inventory,
-         "--junitxml", file, "--picture", file.with_suffix(".png")],
-        cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    return done.returncode, done.stdout
+@pytest.fixture
+def smoke(inventory, tmp_path):
+    """Run the smoke tests of all nodes: the status, and what they print; smoke.xml and .png beside it."""
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/smoke",
+             "--inventory", inventory, "--junitxml", tmp_path / "smoke.xml", "--picture", tmp_path / "smoke.png"],
+            cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return done.returncode, done.stdout
+
+    return run
 
 
-def test_good_nodes_pass_the_smoke_tests(inventory, tmp_path):
-    status, said = smoke(inventory, tmp_path / "smoke.xml")
+def test_good_nodes_pass_the_smoke_tests(smoke, tmp_path):
+    status, said = smoke()
     assert status == 0, said
     assert f"3 nodes, class {CLASS}, simulated GPUs: none failed" in said
     assert (tmp_path / "smoke.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "smoke.xml").read_text().count("<testcase") >= 3 * 20
 
 
+@pytest.fixture(scope="module")
+def noticed(control):
+    """Seconds within which a fault must be noticed."""
+    shown = control.check_output("scontrol show config")
+    return int(re.search(r"HealthCheckInterval *= (\d+) sec", shown)[1]) + CHECKS_TAKE
+
+
 @pytest.fixture(params=FAULTS, ids=" and ".join)
 def broken(request, posed, states, wait_until):
     """Two nodes with a fault each, {name: fault}; mended afterwards, all in service."""
-    found = dict(zip(("node1", "node2"), request.param, strict=True))
-    for node, fault in found.items():
-        minsky("fault", "--node", node, "--fault", fault)
-    yield found
+    yield dict(zip(("node1", "node2"), request.param, strict=True))
+    mend(states, wait_until)
+
+
+def mend(states, wait_until):
     minsky("fault", "--fault", NONE)
     wait_until(lambda: in_service(states()), "all nodes are back in service")
 
@@ -168,19 +182,22 @@ def in_service(found):
 
 
 def test_a_fault_drains_its_node_with_the_reason_reddens_its_cell_and_ends_with_the_repair(
-    broken, states, wait_until, inventory, tmp_path
+    broken, states, wait_until, smoke, noticed
 ):
+    for node, fault in broken.items():
+        minsky("fault", "--node", node, "--fault", fault)
+
     def drained():
         now = states()
         return all(now[node][0].startswith(("drain", "drng")) for node in broken) and now
 
-    now = wait_until(drained, f"{broken} are drained within the health interval", 15 + 20)
+    now = wait_until(drained, f"{broken} are drained within the health interval", noticed)
     words = {fault: reason for pair in FAULTS for fault, reason in pair.items()}
     for node, fault in broken.items():
         assert re.match("nodecheck: ", now[node][1])
         assert re.search(words[fault], now[node][1]), now
     assert now["node3"][0] == "idle"
-    status, said = smoke(inventory, tmp_path / "smoke.xml")
+    status, said = smoke()
     assert status == 1, said
     for node, fault in broken.items():
         assert f"test_smoke[{node}-{CELLS[fault]}]" in said
@@ -194,7 +211,14 @@ def begun(user, number):
     return shown if ended else None
 
 
-def test_a_job_that_meets_a_fault_waits_for_another_node_and_runs_there(user, states, wait_until):
+@pytest.fixture
+def mended(states, wait_until):
+    """Whatever a test has broken is mended after it."""
+    yield
+    mend(states, wait_until)
+
+
+def test_a_job_that_meets_a_fault_waits_for_another_node_and_runs_there(user, states, wait_until, mended):
     for _ in range(4):  # the health check may come first: then the job meets no fault
         minsky("fault", "--node", "node1", "--fault", "ecc")
         number = user.send("-n 1 --mem 64 --gres=gpu:1 --requeue --wrap hostname")
@@ -202,8 +226,7 @@ def test_a_job_that_meets_a_fault_waits_for_another_node_and_runs_there(user, st
         if shown["Restarts"] != "0":
             break
         user.end(number)
-        minsky("fault", "--fault", NONE)
-        wait_until(lambda: in_service(states()), "node1 is back in service")
+        mend(states, wait_until)
     assert shown["Restarts"] == "1"
     assert shown["Priority"] != "0", "held"
     assert re.match("nodecheck: ecc: ", states()["node1"][1])
@@ -211,13 +234,19 @@ def test_a_job_that_meets_a_fault_waits_for_another_node_and_runs_there(user, st
     job = user.end(number)
     assert job.state == "COMPLETED"
     assert job.shown["NodeList"] != "node1"
-    minsky("fault", "--fault", NONE)
-    wait_until(lambda: in_service(states()), "node1 is back in service")
 
 
-def test_what_a_person_drained_stays_drained_whatever_the_checks_find(control, nodes, states):
+@pytest.fixture
+def rattling(control):
     control.check_output("scontrol update nodename=node2 state=drain reason='a fan rattles'")
-    node2 = next(node for node in nodes if node.check_output("hostname") == "node2")
-    assert node2.run("/etc/slurm/healthcheck").rc == 0
-    assert states()["node2"] == ("drain", "a fan rattles")
+    yield "node2"
     control.check_output("scontrol update nodename=node2 state=resume")
+
+
+def test_what_a_person_drained_stays_drained_whatever_the_checks_find(rattling, nodes, states, mended):
+    node = next(node for node in nodes if node.check_output("hostname") == rattling)
+    assert node.run("/etc/slurm/healthcheck").rc == 0
+    assert states()[rattling] == ("drain", "a fan rattles")
+    minsky("fault", "--node", rattling, "--fault", "ecc")
+    assert "nodecheck: ecc: " in node.run("/etc/slurm/healthcheck").stdout
+    assert states()[rattling] == ("drain", "a fan rattles")

@@ -57,17 +57,13 @@ def _ask(config: pytest.Config) -> list[smoke.Report]:
         files = [word for file in recorded for word in ("--recorded", file)]
         return [smoke.here(*files, *(["--class", node_class] if node_class else []), *more)]
     if not chosen and not INVENTORY.exists():
-        return []
+        raise MinskyError(NO_NODE)
     return smoke.everywhere(inventory, *more)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cells = [(each, result) for each in metafunc.config.stash[REPORTS] for result in each.results]
-    if cells:
-        metafunc.parametrize("cell", cells, ids=[f"{report.node}-{result.name}" for report, result in cells])
-    else:
-        nothing = pytest.param(None, marks=pytest.mark.skip(reason=NO_NODE), id="no node")
-        metafunc.parametrize("cell", [nothing])
+    metafunc.parametrize("cell", cells, ids=[f"{report.node}-{result.name}" for report, result in cells])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
