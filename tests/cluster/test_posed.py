@@ -142,7 +142,8 @@ def smoke(inventory, tmp_path):
     def run():
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/smoke",
-             "--inventory", inventory, "--junitxml", tmp_path / "smoke.xml", "--picture", tmp_path / "smoke.png"],
+             "--inventory", inventory, "--junitxml", tmp_path / "smoke.xml",
+             "--picture", tmp_path / "smoke.png"],
             cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return done.returncode, done.stdout

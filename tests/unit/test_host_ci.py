@@ -57,7 +57,7 @@ def test_a_green_run_ends_on_pytests_summary_after_stopping_what_it_started(ci, 
         "tools", "python", "docker", "remains", "test", "down", "stop", "of", "up", "total",
     ]  # fmt: skip
     assert seconds[-2] == "up 7.0 s"
-    assert re.fullmatch(r"total +\d+ s \(goal on 2 cores: 2400 s\)", seconds[-1])
+    assert re.fullmatch(r"total +\d+ s \(goal on 2 cores, cold: 3600 s\)", seconds[-1])
 
 
 def test_clusters_that_other_checkouts_run_are_removed_only_where_ci_was_set_by_who_called(ci):
