@@ -291,10 +291,18 @@ def collect(directory: Path, nodes: list[str]) -> dict[str, dict[str, dict[str, 
     return found
 
 
+def _told(file: Path) -> dict[str, Any]:
+    """Return what a node says of itself, but for its checks."""
+    told = json.loads(file.read_text()) if file.exists() else {}
+    return {"class": told.get("class", ""), "simulated": told.get("simulated", False)}
+
+
 def table(directory: Path, nodes: list[str]) -> int:
     """Print the table and the RESULT line; returns 1 where something failed."""
     found = collect(directory, nodes)
-    told = [json.loads(file.read_text()) for file in sorted(directory.glob("node-*.json"))]
+    told = {name: _told(directory / f"node-{name}.json") for name in nodes}
+    answers = [{"node": name, **told[name], "checks": list(found[name].values())} for name in nodes]
+    (directory / "nodes.jsonl").write_text("".join(f"{json.dumps(answer)}\n" for answer in answers))
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, checks in found.items():
         for each in checks.values():
@@ -314,8 +322,8 @@ def table(directory: Path, nodes: list[str]) -> int:
         name: bad for name, checks in found.items()
         if (bad := [each["name"] for each in checks.values() if each["verdict"] == FAILED])
     }  # fmt: skip
-    simulated = any(each["simulated"] for each in told)
-    classes = sorted({each["class"] for each in told if each["class"]})
+    simulated = any(each["simulated"] for each in told.values())
+    classes = sorted({each["class"] for each in told.values() if each["class"]})
     note = "simulated GPUs: what they are is replayed, what they compute nobody knows" if simulated else ""
     where = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
     verdict = "; ".join(f"{name}: {', '.join(bad)} FAILED" for name, bad in failed.items()) or "none failed"

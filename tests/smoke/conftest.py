@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--recorded", action="append", default=[], metavar="FILE",
         help="test a recorded output of a command; again: more outputs of the same node",
     )  # fmt: skip
+    group.addoption("--job", type=Path, metavar="DIRECTORY", help="what a smoke job found: its smoke-JOB/")
     group.addoption("--measure", action="store_true", help="bandwidths, too: nobody else may use the GPUs")
     group.addoption(
         "--picture", type=Path, metavar="FILE", help="draw the results: FILE ends in .png or .svg"
@@ -47,6 +48,8 @@ def _ask(config: pytest.Config) -> list[smoke.Report]:
     recorded, node_class = config.getoption("--recorded"), config.getoption("node_class")
     inventory, more = config.getoption("--inventory"), ["--measure"] * config.getoption("--measure")
     chosen = inventory != INVENTORY.parent
+    if config.getoption("--job"):
+        return smoke.of_job(config.getoption("--job"))
     if recorded and not node_class:
         raise MinskyError("--recorded: what should the node be? Name its class by --class")
     if chosen and (recorded or node_class):

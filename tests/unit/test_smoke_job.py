@@ -10,7 +10,9 @@ import pytest
 
 import smoke
 from minsky import report
+from minsky.errors import MinskyError
 from minsky.nodecheck.check import registered
+from minsky.smoke import of_job
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
@@ -198,6 +200,19 @@ def test_the_table_says_what_failed_where_and_ends_with_a_result(results, capsys
     assert "simulated GPUs" in said
     assert report.summarise(told).row_count >= 3
     assert smoke.table(results("ok"), ["node1", "node2"]) == 0
+
+
+def test_what_a_job_found_is_read_where_files_for_ci_and_pictures_are_made(results):
+    directory = results("failed")
+    smoke.table(directory, ["node1", "node2", "node3"])
+    found = {each.node: each for each in of_job(directory)}
+    assert [[check.name for check in each.failed] for each in found.values()][:2] == [[], ["horovod"]]
+    assert "nodecheck" in [check.name for check in found["node3"].failed]
+    assert found["node1"].simulated
+    (directory / "nodes.jsonl").write_text("{}\n")
+    for place in (directory, directory / "none"):
+        with pytest.raises(MinskyError, match="name the smoke-JOB"):
+            of_job(place)
 
 
 def test_ranks_that_did_not_end_and_nodes_that_did_not_answer_are_red(results, capsys):

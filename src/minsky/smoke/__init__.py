@@ -103,6 +103,22 @@ def _asked(name: str, told: dict[str, Any]) -> Report:
     return replace(report, results=[ANSWER, *report.results]) if report.class_name else report
 
 
+def of_job(directory: Path) -> list[Report]:
+    """Return what jobs/smoke.sh found, of which it has left a line for each node in *directory*.
+
+    Raises:
+        MinskyError: there is nothing of that.
+    """
+    do = "run jobs/smoke.sh again, of the same version as these tests"
+    try:
+        lines = (directory / "nodes.jsonl").read_text().splitlines()
+        return [read(str(json.loads(line)["node"]), line, "", do) for line in lines]
+    except (OSError, ValueError, KeyError) as error:
+        raise MinskyError(
+            f"{directory} has no nodes.jsonl of a smoke job ({error}): name the smoke-JOB/ of an ended one"
+        ) from error
+
+
 def read(node: str, answer: str, errors: str, do: str) -> Report:
     """Return what nodecheck's *answer* to --json says; where it has none its *errors*, with what to *do*."""
     for line in answer.splitlines():
