@@ -8,14 +8,13 @@ GPUs, their cores and links come from the node's class, a file of slurm/classes/
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from minsky.gpus.classes import ClassError, NodeClass, load
-from minsky.gpus.slurm import gres, node_line
+from minsky.gpus.slurm import gres, hostlist, node_line
 
 # States in which a node takes jobs or would, had a person not drained it: a drain is a decision, not a fault.
 READY = re.compile(r"(idle|mixed|allocated|completing|planned|reserved|maint|drained|draining)[$-]?")
@@ -28,32 +27,6 @@ QOS = ("MaxJobsPU", "MaxSubmitJobsPU", "MaxTRESPU", "MaxWall", "Flags")
 LEAST = {"batch_max_gpus": 0, "batch_max_submit": 0, "interactive_max_gpus": 1, "interactive_max_hours": 1}
 
 _load = cache(load)
-
-
-def hostlist(names: Iterable[str]) -> str:
-    """Fold names into Slurm's notation, in natural order: n8 n9 n10 login -> login,n[8-10]."""
-    split = [re.fullmatch(r"(.*?)(\d*)", name) for name in names]
-    parts = sorted(
-        ((match[1], int(match[2] or -1), match[2]) for match in split if match),
-        key=lambda part: (part[0], part[1], len(part[2])),
-    )
-    folded = []
-    for prefix, group in groupby(parts, key=lambda part: part[0]):
-        runs: list[list[str]] = []
-        for _, number, digits in group:
-            # n9 is followed by n10, n09 by n10 too, but n9 is not followed by n010
-            if runs and runs[-1][-1] and digits == str(int(runs[-1][-1]) + 1).zfill(len(runs[-1][-1])):
-                runs[-1].append(digits)
-            elif number < 0:
-                folded.append(prefix)
-            else:
-                runs.append([digits])
-        ranges = [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-        if len(ranges) == 1 and "-" not in ranges[0]:
-            folded.append(prefix + ranges[0])
-        elif ranges:
-            folded.append(f"{prefix}[{','.join(ranges)}]")
-    return ",".join(folded)
 
 
 def _short(host: str) -> str:

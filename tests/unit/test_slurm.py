@@ -112,6 +112,8 @@ def test_a_file_of_slurms_renders_to_its_golden_file(name, cluster):
         (["m08", "m09", "m10"], "m[08-10]"),
         (["n9", "n010"], "n[9,010]"),
         (["login", "r1n1", "r1n2", "r2n1"], "login,r1n[1-2],r2n1"),
+        (["1a", "2a", "n1", "n2"], "1a,2a,n[1-2]"),
+        ([], ""),
     ],
 )
 def test_names_fold_into_slurms_notation_in_natural_order(names, folded):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 
@@ -36,7 +37,22 @@ def node_names(text: str) -> str:
     wrong = next((name for name in together if not NAME.fullmatch(name)), None)
     if wrong or not together:
         raise MinskyError(f"--nodes {text}: '{wrong or ''}' is no name of a host; write m[01-16] or m01,m02")
-    return str(together)
+    return hostlist(together)
+
+
+def hostlist(names: Iterable[str]) -> str:
+    """Fold names into Slurm's notation, in natural order: n8 n9 n10 login -> login,n[8-10].
+
+    Slurm takes a range at the end of a name only: r1n1 r1n2 -> r1n[1-2], and 1a 2a stay as they are.
+    """
+    numbered, others = NodeSet(), set()
+    numbered.fold_axis = (-1,)
+    for name in names:
+        if name[-1].isdigit():
+            numbered.add(name)
+        else:
+            others.add(name)
+    return ",".join(filter(None, [*sorted(others), str(numbered)]))
 
 
 def _size(text: str) -> int:
