@@ -1,6 +1,7 @@
 """Node classes: what is in the files, what is refused, what Slurm's lines and proposals are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,8 +183,9 @@ def test_names_that_are_none_or_overlap_are_refused(names):
         node_names(names)
 
 
-def test_names_keep_their_zeros():
-    assert node_names("m[01-16],gpu3") in ("m[01-16],gpu3", "gpu3,m[01-16]")
+def test_names_keep_their_zeros_and_fold_at_their_ends_alone_as_slurm_wants_it():
+    assert node_names("m[01-16],gpu3") == "gpu3,m[01-16]"
+    assert node_names("r[1-2]n[1-2],1a,2a") == "1a,2a,r1n[1-2],r2n[1-2]"
 
 
 def test_threads_that_the_processor_does_not_have_are_refused():
@@ -223,7 +225,17 @@ def test_a_list_of_gpus_differs_by_number_and_model():
 
 @pytest.mark.parametrize("name", available())
 def test_the_closest_class_of_a_class_is_that_class(name):
-    assert closest(load(name).topology()).name == name
+    found = closest(load(name).topology()).name
+    assert found == name, f"a node of class {name} would be taken for {found}: say in what they differ"
+
+
+def test_a_class_that_names_the_gpus_of_a_plain_one_is_the_closest_to_those_alone(monkeypatch):
+    plain = load("pcie")
+    a10s = replace(plain, name="a10", gpu=replace(plain.gpu, names=["NVIDIA A10"]))
+    classes = {"a10": a10s, "pcie": plain}
+    monkeypatch.setattr("minsky.gpus.compare.available", lambda: classes)
+    monkeypatch.setattr("minsky.gpus.compare.load", classes.__getitem__)
+    assert [closest(node.topology()).name for node in (a10s, plain)] == ["a10", "pcie"]
 
 
 def test_an_unknown_node_gets_a_class_that_can_be_committed():

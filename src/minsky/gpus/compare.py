@@ -56,12 +56,15 @@ def _distance(found: Topology, node: NodeClass) -> float:
     wrong = [row.what for row in rows if row.same is False]
     cores = sum(what.startswith("cores of") for what in wrong) / (2 * max(size, 1))
     others = sum(not what.startswith(("cores of", "links", "GPUs", "network")) for what in wrong) / 2
-    agreement = sum(row.same is True for row in rows) / 100  # between classes that are equally far
+    # between classes that are equally far: the one of which most is confirmed, and least is left open
+    agreement = sum(row.same is True for row in rows) / 100
+    untold = sum(row.same is None for row in rows) / 1000
     return (
         wiring * told_links(found)
         + abs(size - wanted_size) / max(size, wanted_size)
         + cores
         + others
+        + untold
         - agreement
     )
 
