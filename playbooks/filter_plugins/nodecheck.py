@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from minsky.gpus.classes import NONE
 from minsky.nodecheck.check import registered
 
 ROLES = Path(__file__).resolve().parents[1] / "roles"
@@ -28,7 +29,7 @@ def nodecheck_file(
         stated: further keys as nodecheck knows them; what is 0 or empty is left out.
     """
     content: dict[str, Any] = {
-        "class": node_class if node_class == "none" else f"{node_class}.yml",
+        "class": node_class if node_class == NONE else f"{node_class}.yml",
         "mounts": {entry["mount"]: {"type": _mounted_as(entry["type"])} for entry in filesystems},
     }
     if images:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from minsky.gpus.classes import ClassError, NodeClass, load
+from minsky.gpus.classes import NONE, ClassError, NodeClass, load
 from minsky.gpus.slurm import gres, hostlist, node_line
 
 # States in which a node takes jobs or would, had a person not drained it: a drain is a decision, not a fault.
@@ -21,7 +21,6 @@ READY = re.compile(r"(idle|mixed|allocated|completing|planned|reserved|maint|dra
 # Reasons for which slurmctld drains a node that registers with less than slurm.conf gives it.
 MISSING = re.compile(r"Low |gres/\S+ count reported lower than configured")
 TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}|UNLIMITED")
-NO_GPUS = "none"  # the class of a node without
 # What sacctmgr is asked of the partitions' QOS, in this order, and the least that an option of theirs may be.
 QOS = ("MaxJobsPU", "MaxSubmitJobsPU", "MaxTRESPU", "MaxWall", "Flags")
 LEAST = {"batch_max_gpus": 0, "batch_max_submit": 0, "interactive_max_gpus": 1, "interactive_max_hours": 1}
@@ -39,8 +38,8 @@ def _report(host: str, hostvars: Mapping[str, Any]) -> str:
 
 def _class(host: str, hostvars: Mapping[str, Any]) -> NodeClass | None:
     """The class of a node, which role cluster has found to be one; None for a node without GPUs."""
-    name = str(hostvars[host].get("cluster_node_class") or NO_GPUS)
-    return None if name == NO_GPUS else _load(name)
+    name = str(hostvars[host].get("cluster_node_class") or NONE)
+    return None if name == NONE else _load(name)
 
 
 def _simulated(host: str, hostvars: Mapping[str, Any]) -> bool:
@@ -70,7 +69,7 @@ class Hardware(NamedTuple):
     def line(self, names: str) -> str:
         """The NodeName line."""
         memory = f"RealMemory={self.memory}"
-        if self.node_class == NO_GPUS:
+        if self.node_class == NONE:
             return (
                 f"NodeName={names} CPUs={self.cpus} Sockets={self.sockets} CoresPerSocket={self.cores} "
                 f"ThreadsPerCore={self.threads} {memory}"
@@ -115,7 +114,7 @@ def _hardware(host: str, hostvars: Mapping[str, Any]) -> Hardware:
         threads = cpus // (sockets * cores)
     elif cpus != found.get("CPUs"):
         sockets, cores, threads = 1, cpus, 1
-    return Hardware(node.name if node else NO_GPUS, simulated, cpus, sockets, cores, threads, memory)
+    return Hardware(node.name if node else NONE, simulated, cpus, sockets, cores, threads, memory)
 
 
 def slurm_nodes(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def slurm_nodes(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, 
     for host in hosts:
         hardware = _hardware(host, hostvars)
         kinds.setdefault(hardware, []).append(_short(host))
-        if hardware.node_class != NO_GPUS:
+        if hardware.node_class != NONE:
             classes.setdefault(hardware.node_class, []).append(_short(host))
     types = sorted({node.gpu.gres for name in classes if (node := _load(name)).gpu.names})
     return {
@@ -145,7 +144,7 @@ def slurm_nodes(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> dict[str, 
         ],
         "mem_per_cpu": min(hardware.memory // hardware.cpus for hardware in kinds),
         "cpus_per_gpu": min(
-            (hardware.cpus_per_gpu() for hardware in kinds if hardware.node_class != NO_GPUS), default=0
+            (hardware.cpus_per_gpu() for hardware in kinds if hardware.node_class != NONE), default=0
         ),
         "tres": ",".join(["gres/gpu", *(f"gres/gpu:{kind}" for kind in types)]),
         "simulated": any(hardware.simulated for hardware in kinds),

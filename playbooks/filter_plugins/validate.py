@@ -10,11 +10,10 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from minsky.gpus.classes import ClassError, available, load
+from minsky.gpus.classes import NONE, ClassError, available, load
 
 SYSTEM = {"root", "slurm", "munge", "mysql"}  # accounts that the roles' own daemons run under
 USERS = 1000  # uids below are the distribution's
-NO_GPUS = "none"  # the class of a node without
 MISSPELT = 0.85  # likeness from which a name that belongs to no role counts as a misspelt option
 
 
@@ -136,9 +135,9 @@ def class_refusals(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any
     """Say which hosts have a node class that does not exist or contradicts itself."""
     having: dict[str, list[str]] = {}
     for host in hosts:
-        having.setdefault(str(hostvars[host].get("cluster_node_class") or NO_GPUS), []).append(host)
-    having.pop(NO_GPUS, None)
-    known, said = [NO_GPUS, *available()], []
+        having.setdefault(str(hostvars[host].get("cluster_node_class") or NONE), []).append(host)
+    having.pop(NONE, None)
+    known, said = [NONE, *available()], []
     for name, on in having.items():
         begin = f"cluster_node_class is {name} for {', '.join(on)}"
         if name not in known:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from minsky.nodecheck.node import NONE
+from minsky.gpus.classes import NONE
 from minsky.paths import ROOT, STATE
 from minsky.simulated import DRIVER, MAJOR
 

@@ -14,10 +14,9 @@ import yaml
 
 from minsky import dockerd, host, images, simulated, snapshot, system, virtual
 from minsky.errors import MinskyError
-from minsky.gpus.classes import available, load
+from minsky.gpus.classes import NONE, available, load
 from minsky.images import emulation
 from minsky.nodecheck import bundle
-from minsky.nodecheck.node import NONE
 from minsky.paths import CACHE, ROOT, STATE
 from minsky.playbook import play
 from minsky.stages import LOGS, Stages, console

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from minsky import cluster
 from minsky.demo import demo, lab_help
 from minsky.errors import MinskyError, speak_plainly
-from minsky.gpus.classes import available
-from minsky.nodecheck.node import NONE
+from minsky.gpus.classes import NONE, available
 from minsky.stages import Stages, console
 from minsky.virtual import DEFAULT_NODES, MAX_NODES
 

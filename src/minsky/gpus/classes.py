@@ -20,6 +20,7 @@ from minsky.paths import ROOT
 from minsky.records import FaultsError, mapping, record
 
 CLASSES = ROOT / "slurm" / "classes"
+NONE = "none"  # instead of a class: a node without GPUs
 MOST = 1024  # sockets, cores of one, threads of one: more is a slip
 SPEED = 0.95  # of the nominal speed: a link that states 19.531 GB/s is one of 20
 NUMBERINGS = {

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from minsky.errors import MinskyError, speak_plainly
 from minsky.gpus import recordings
+from minsky.gpus.classes import NONE
 from minsky.gpus.model import merge
 from minsky.nodecheck import report
 from minsky.nodecheck.check import FAILED, SKIPPED, Check, registered
-from minsky.nodecheck.node import FILE, NONE, read
+from minsky.nodecheck.node import FILE, read
 from minsky.nodecheck.run import run
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

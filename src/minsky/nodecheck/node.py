@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Optional
 
 from minsky.errors import MinskyError
-from minsky.gpus.classes import NodeClass, load
+from minsky.gpus.classes import NONE, NodeClass, load
 from minsky.gpus.model import Topology
 from minsky.records import FaultsError, mapping, record
 
 FILE = Path("/etc/minsky/nodecheck.yml")
-NONE = "none"  # the class of a node without GPUs
 SIMULATED = "etc/minsky/simulated"  # below the root of a node whose GPUs are simulated
 SMI, CPUS = "nvidia-smi", "lscpu or numactl"  # whose outputs a recording may be
 

@@ -6,8 +6,9 @@ import json
 from collections import Counter
 from dataclasses import asdict
 
+from minsky.gpus.classes import NONE
 from minsky.nodecheck.check import FAILED, OK, SKIPPED, WARNING
-from minsky.nodecheck.node import NONE, Node
+from minsky.nodecheck.node import Node
 from minsky.nodecheck.run import Result
 
 NAGIOS = {OK: 0, WARNING: 1, FAILED: 2}  # exit status; 3 is for what could not be judged
