@@ -54,6 +54,11 @@ def test_a_playbook_runs_every_role():
     assert run | by_type | only_validating == {role.name for role in ROLES}
 
 
+def test_what_shapes_a_roles_data_bears_its_name():
+    plugins = {path.stem for path in (ROOT / "playbooks" / "filter_plugins").glob("*.py")}
+    assert plugins - {role.name for role in ROLES} == {"validate"}, "it alone is for all roles"
+
+
 def test_nodes_and_the_image_that_makes_sifs_have_apptainer_from_one_suite():
     image = tomllib.loads((ROOT / "images" / "versions.toml").read_text())["image"]["apptainer"]
     pinned = {name: pins[0] for name, pins in image["debian"].items()}

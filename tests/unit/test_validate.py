@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster import class_refusals, filesystem_refusals
 from minsky.gpus.classes import available, load
 from minsky.playbook import ansible_environment, failure
 from node_base import hosts_lines, node_base_refusals
 from staging import image_link, staging_refusals
-from validate import account_refusals, class_refusals, declared, filesystem_refusals, refusals
+from users import account_refusals
+from validate import declared, refusals
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOKS = ROOT / "playbooks"
@@ -116,8 +118,8 @@ def test_a_node_class_that_there_is_not_is_answered_with_those_there_are_and_how
 def test_a_class_that_contradicts_itself_is_refused_in_its_own_words(tmp_path, monkeypatch):
     minsky = (ROOT / "slurm" / "classes" / "minsky-p100.yml").read_text()
     (tmp_path / "mine.yml").write_text(minsky.replace("nvlinks: 4", "nvlinks: 3"))
-    monkeypatch.setattr("validate.available", lambda: available(tmp_path))
-    monkeypatch.setattr("validate.load", lambda name: load(name, tmp_path))
+    monkeypatch.setattr("cluster.available", lambda: available(tmp_path))
+    monkeypatch.setattr("cluster.load", lambda name: load(name, tmp_path))
     [said] = class_refusals(["a"], {"a": {"cluster_node_class": "mine"}})
     assert "mine.yml: gpus[0].links: with 2 to the CPU these are 4 NVLinks" in said
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from filesystems import gluster_absent, gluster_create, gluster_fixed, gluster_loss, gluster_refusals
+from fs_gluster import gluster_absent, gluster_create, gluster_fixed, gluster_loss, gluster_refusals
 from minsky.playbook import ansible_environment, failure
 
 ROOT = Path(__file__).resolve().parents[2]
