@@ -11,6 +11,7 @@ import pytest
 from labs.labkit.goal import Goal
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
+LABS = (JOBS.parent / "docs" / "labs.md").read_text()
 SCRIPTS = sorted([*JOBS.glob("*.sh"), *JOBS.glob("sweeps/*.sh")])
 BATCH = [script for script in SCRIPTS if re.search("(?m)^#SBATCH", script.read_text())]
 
@@ -88,8 +89,15 @@ def test_labs_differ_in_their_directives_and_programs_only(lab):
         assert f"\n#SBATCH {directive}\n" in text
 
 
-def test_a_lab_is_listed_and_has_its_program(lab):
-    assert f"`{lab}_horovod.sh`" in (JOBS / "README.md").read_text()
+def test_a_lab_is_listed_described_and_has_its_program(lab):
+    assert f"| `{lab}_horovod.sh` |" in (JOBS / "README.md").read_text(), "jobs/README.md has no row for it"
+    [section] = re.findall(rf"(?s)Job:\s`jobs/{lab}_horovod\.sh`\.\n(.*?)(?:\n## |$)", LABS) or [""]
+    missing = [
+        part
+        for part in ("What you learn", "What to type", "Exercises", "| must be | seen")
+        if part not in section
+    ]
+    assert missing == [], "its section of docs/labs.md lacks these"
     assert "# Horovod:" in (JOBS / "labs" / f"{lab}.py").read_text()
 
 
@@ -104,7 +112,9 @@ def test_a_lab_states_its_goals_with_their_sources_and_explains_its_options(lab)
 
 
 def test_a_lab_shows_what_it_printed_on_two_ranks_of_the_virtual_cluster(lab):
-    text = (JOBS / "reference" / f"{lab}.out").read_text()
+    reference = JOBS / "reference" / f"{lab}.out"
+    assert reference.exists(), f"keep there what `sbatch -N 2 jobs/{lab}_horovod.sh` printed"
+    text = reference.read_text()
     result = json.loads(re.findall(r"(?m)^RESULT (\{.*\})$", text)[-1])
     assert (result["lab"], result["ranks"], result["nodes"]) == (lab, 2, 2)
     assert result["goal"]["reached"]
