@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minsky import cluster, dockerd, follow, playbook, stages, virtual
+from minsky import cluster, dockerd, follow, playbook, simulated, stages, virtual
 from minsky.cluster import __main__ as command
 from minsky.errors import MinskyError
 
@@ -496,3 +496,9 @@ def test_the_status_calls_simulated_what_is_simulated(standing, monkeypatch, cap
     assert "pose as class pcie: GPUs, links, sockets and cores are simulated" in shown
     assert "A simulated fault: node2 ecc; make fault NODE=node2 FAULT=none mends it." in shown
     assert "%10f" in shown  # features, of which one says it too
+
+
+def test_nodes_that_pose_as_none_need_no_class_to_be_rid_of_what_others_had(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "POSED", tmp_path / "posed")
+    monkeypatch.setattr(cluster, "load", lambda name: pytest.fail(f"class {name} was read"))
+    assert cluster.stand_ins("none")["virtual_posed_files"] == simulated.FILES

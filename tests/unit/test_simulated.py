@@ -228,7 +228,8 @@ def test_the_unit_makes_the_devices_of_a_class_and_no_more():
 
 
 def test_a_tree_is_written_with_programs_that_can_be_run(tmp_path):
-    paths = simulated.write(tmp_path, load("pcie"))
-    assert {path: os.access(tmp_path / path, os.X_OK) for path in paths} == {
-        path: path.startswith("usr/local/bin/") for path in paths
+    simulated.write(tmp_path, load("pcie"))
+    assert [*simulated.tree(load("pcie"))] == simulated.FILES
+    assert {path: os.access(tmp_path / path, os.X_OK) for path in simulated.FILES} == {
+        path: path.startswith("usr/local/bin/") for path in simulated.FILES
     }

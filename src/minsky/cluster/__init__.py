@@ -158,9 +158,9 @@ def up(
 def stand_ins(posed: str, fault: str = NONE) -> dict[str, object]:
     """Write what stands in for the hardware of class *posed*, and return what playbooks must know of it."""
     shutil.rmtree(POSED, ignore_errors=True)
-    # without a class, which files a class would have: they are removed
-    files = simulated.write(POSED, load(next(iter(available())) if posed == NONE else posed), fault)
-    return {"virtual_posed": str(POSED), "virtual_posed_files": files}
+    if posed != NONE:
+        simulated.write(POSED, load(posed), fault)
+    return {"virtual_posed": str(POSED), "virtual_posed_files": simulated.FILES}  # to be there, or removed
 
 
 def refuse_without_devices(posed: str) -> None:

@@ -19,6 +19,11 @@ NONE = "none"  # no fault
 FAULTS = {"nvlink-down": "nvlinks", "gpu-lost": "driver", "driver-dead": "driver", "ecc": "ecc"}
 MAJOR, DRIVER = 195, 255  # numbers of NVIDIA's devices; the minor one is that of the driver's own, nvidiactl
 UUID = "GPU-simulated-0000-0000-0000-00000000000"
+# What a node that poses has, by path from its root.
+FILES = [
+    "usr/local/bin/nvidia-smi", "usr/local/bin/lscpu", "usr/local/bin/numactl",
+    "etc/systemd/system/simulated-gpus.service", "etc/minsky/simulated",
+]  # fmt: skip
 PROGRAM = Path(__file__).with_name("nvidia-smi.sh")
 NODE_MIB = 262144  # per NUMA node, as on a recorded Minsky; Slurm is told what virtual nodes really have
 SPEEDS = {1.0: "19.531", 2.0: "25.781", 4.0: "26.562"}  # GB/s by generation, as drivers word them
@@ -46,7 +51,7 @@ KINDS = {
 
 
 def tree(node: NodeClass, fault: str = NONE, devices: str = "/dev") -> dict[str, str]:
-    """Return the files that let a virtual node pose as a class, by path from its root.
+    """Return the FILES that let a virtual node pose as a class, by path.
 
     Args:
         node: the class.
@@ -73,15 +78,13 @@ def tree(node: NodeClass, fault: str = NONE, devices: str = "/dev") -> dict[str,
     }
 
 
-def write(directory: Path, node: NodeClass, fault: str = NONE) -> list[str]:
-    """Write the tree below *directory*, the programs executable, and return its paths."""
-    files = tree(node, fault)
-    for path, text in files.items():
+def write(directory: Path, node: NodeClass, fault: str = NONE) -> None:
+    """Write the tree below *directory*, the programs executable."""
+    for path, text in tree(node, fault).items():
         file = directory / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-        file.chmod(0o755 if "bin" in file.parts else 0o644)
-    return [*files]
+        file.chmod(0o755 if file.parent.name == "bin" else 0o644)
 
 
 def lscpu(cpus: Processors, name: str = "another") -> str:
