@@ -256,13 +256,15 @@ def test_a_drain_by_a_person_outlasts_them(machine, script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_checks_that_they_name_exist_and_one_of_them_every_node_has(machine, script):
+def test_the_checks_that_they_name_exist_are_documented_and_one_of_them_every_node_has(machine, script):
     machine.environment |= SCRIPTS[script]
     machine.run(script)
     names = machine.calls("nodecheck")[0].split()[-1].split(",")
     checks = registered()
     assert set(names) <= set(checks)
     assert any(not checks[name].applies(Node()) for name in names), "nothing left to check is a refusal"
+    told = (SLURM.parent / "docs" / "nodecheck.md").read_text()
+    assert f"(`{script.split('/')[0]}/`) | {', '.join(f'`{name}`' for name in names)} |" in told
 
 
 def test_a_job_without_gpus_leaves_them_unasked(machine):
