@@ -80,12 +80,31 @@ def test_every_make_verb_in_the_documents_exists():
         assert typed <= verbs, f"{document.name} names {typed - verbs}, which the Makefile does not have"
 
 
+def headings(document: Path) -> set[str]:
+    """The anchors of a document, as GitHub makes them of its headings."""
+    found = re.findall(r"(?m)^#+ (.*)$", document.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
+
+
 def test_links_between_documents_lead_somewhere():
     dead = [
-        f"{document.relative_to(ROOT)} -> {target}"
+        f"{document.relative_to(ROOT)} -> {target}#{anchor}"
         for document in tracked()
         if document.suffix == ".md"
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
-        if not (document.parent / target).exists()
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", document.read_text())
+        if not (place := document.parent / target if target else document).exists()
+        or (anchor and anchor not in headings(place))
     ]
     assert dead == []
+
+
+def test_tests_that_the_documents_name_exist():
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = {
+        f"{document.relative_to(ROOT)}: {name}"
+        for document in tracked()
+        if document.suffix == ".md"
+        for name in re.findall(r"\btest_\w+\.py\b", document.read_text())
+        if name not in there
+    }
+    assert named == set()
