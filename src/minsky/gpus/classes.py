@@ -218,8 +218,17 @@ def _processors(cpus: Processors) -> list[str]:
     if cpus.numbering not in NUMBERINGS:
         words = "; ".join(f"{name}: {meaning}" for name, meaning in NUMBERINGS.items())
         faults.append(f"cpus.numbering: '{cpus.numbering}' is none of {words}")
-    if not cpus.smt or not set(cpus.smt) <= set(range(1, cpus.threads + 1)):
-        faults.append(f"cpus.smt: {cpus.smt} must list some of 1 to {cpus.threads}, the threads of a core")
+    if not cpus.smt or cpus.smt != sorted(set(cpus.smt) & set(range(1, cpus.threads + 1))):
+        faults.append(
+            f"cpus.smt: {cpus.smt} must list some of 1 to {cpus.threads}, the threads of a core, each once "
+            "and the fewest first"
+        )
+    numa = [*cpus.numa, *cpus.gpu_numa]
+    if len({*numa}) < len(numa) or min(numa, default=0) < 0:
+        faults.append(
+            f"cpus.numa: {cpus.numa} and cpus.gpu_numa: {cpus.gpu_numa} must be numbers of NUMA nodes, each "
+            "once"
+        )
     return faults
 
 
@@ -278,7 +287,11 @@ def _devices(node: NodeClass) -> list[str]:
             )
         if device.bus_id and not re.fullmatch(ADDRESS, device.bus_id, re.IGNORECASE):
             faults.append(f"gpus[{index}].bus_id: '{device.bus_id}' is no PCI address such as 0002:01:00.0")
-    if not re.fullmatch(r"[a-z0-9_]*", node.gpu.gres):
+    counts = (("gpu.memory_mib", node.gpu.memory_mib), ("nics.ports", node.nics.ports))
+    faults += [f"{key}: {count} is less than none; 0 is any" for key, count in counts if count < 0]
+    if "" in node.gpu.names:
+        faults.append("gpu.names: an empty one is no model; [] is any")
+    if not re.fullmatch(r"[a-z0-9_]+", node.gpu.gres):
         faults.append(f"gpu.gres: '{node.gpu.gres}' is no type for Slurm: small letters and digits")
     return faults
 
