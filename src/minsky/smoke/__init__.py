@@ -144,14 +144,14 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 def fold(reports: list[Report]) -> list[tuple[str, Report]]:
     """Return one report of all that agree, each with the names of its nodes as Slurm writes them."""
-    from ClusterShell.NodeSet import NodeSet  # noqa: PLC0415 - takes a third of a second
+    from minsky.gpus.slurm import hostlist  # noqa: PLC0415 - ClusterShell takes a third of a second
 
     alike: dict[Any, list[Report]] = {}
     for report in reports:
         found = tuple((each.name, each.verdict, each.found if each.do else "") for each in report.results)
         alike.setdefault((report.class_name, report.simulated, found), []).append(report)
     return [
-        (str(NodeSet.fromlist([each.node for each in same])) if len(same) > 1 else same[0].node, same[0])
+        (hostlist(each.node for each in same) if len(same) > 1 else same[0].node, same[0])
         for same in alike.values()
     ]
 
