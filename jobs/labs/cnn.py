@@ -165,6 +165,7 @@ def train(given: argparse.Namespace, ranks: World) -> None:
     score = tf.function(
         lambda images: logits(weights, tf.cast(images, tf.float32) / 255),
         input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.uint8)],
+        autograph=False,
     )
     kept = ("optimizer", "learning_rate", "scaling", "warmup", "dropout", "init", "seed")
     training = Training(

@@ -176,7 +176,9 @@ def classifier(weights: Any, device: str) -> Any:
         with tf.device(device):
             return tf.math.top_k(net.activations(placed, images)["prob"], 5)
 
-    return tf.function(classify, input_signature=[tf.TensorSpec([None, net.SIZE, net.SIZE, 3])])
+    return tf.function(
+        classify, input_signature=[tf.TensorSpec([None, net.SIZE, net.SIZE, 3])], autograph=False
+    )
 
 
 def seconds(classify: Any, images: Any) -> float:

@@ -118,6 +118,7 @@ def train(given: argparse.Namespace, ranks: World) -> None:
     score = tf.function(
         lambda images: logits(weights, tf.cast(images, tf.float64) / 255),
         input_signature=[tf.TensorSpec([None, data.train[0].shape[1]], tf.uint8)],
+        autograph=False,
     )
     kept = ("optimizer", "learning_rate", "scaling", "seed")
     training = Training(

@@ -146,7 +146,7 @@ def writer(weights: dict[str, Any], text: Text) -> Any:
         scores = tf.matmul(shown, weights["out"], transpose_b=True) + weights["out_bias"]
         return tf.argmax(scores[0], output_type=tf.int32), kept, shown
 
-    compiled = tf.function(following)
+    compiled = tf.function(following, autograph=False)
 
     def write(beginning: str) -> str:
         memory = [tf.zeros([1, SIZE])] * 2

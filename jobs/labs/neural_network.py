@@ -134,6 +134,7 @@ def train(given: argparse.Namespace, ranks: World) -> None:
     score = tf.function(
         lambda images: logits(weights, tf.cast(images, tf.float32) / 255, given.activation),
         input_signature=[tf.TensorSpec([None, shape[0]], tf.uint8)],
+        autograph=False,
     )
     kept = ("hidden", "activation", "init", "optimizer", "learning_rate", "seed")
     training = Training(

@@ -264,7 +264,8 @@ def train(given: argparse.Namespace, ranks: World) -> None:
     data.begin(training.done)
     scores = {
         network: tf.function(
-            lambda images, network=network: data.scores(_of(network, weights), images, lambda layer: layer)
+            lambda images, network=network: data.scores(_of(network, weights), images, lambda layer: layer),
+            autograph=False,
         )
         for network in NETS
     }

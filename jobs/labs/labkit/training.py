@@ -69,7 +69,8 @@ class Training:
         """Compile the step; begin, or continue from a checkpoint."""
         step, ranks, course = self.step, self.ranks, self.course
         # Alone first: it makes the optimizer's variables, which a checkpoint has and a loop cannot make.
-        tf.function(step).get_concrete_function(tf.TensorSpec([course.share], tf.int64))
+        # Without AutoGraph, in labs too: no step has Python's if and for on tensors; to look takes a second.
+        tf.function(step, autograph=False).get_concrete_function(tf.TensorSpec([course.share], tf.int64))
         self._chunk = tf.function(
             lambda rows: tf.map_fn(
                 lambda samples: tf.stack([tf.cast(value, tf.float64) for value in step(samples)]),
@@ -78,6 +79,7 @@ class Training:
                 parallel_iterations=1,
             ),
             input_signature=[tf.TensorSpec([None, course.share], tf.int64)],
+            autograph=False,
         )
         self.history: dict[str, list[Any]] = {name: [] for name in self.measures} | {"test": []}
         if ranks.rank == 0:  # Horovod: one rank reads and writes the files
