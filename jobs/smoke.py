@@ -26,7 +26,9 @@ SECONDS = 300  # for all that nodecheck measures
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 # What a user may ask: not mounts, where only root may write; nor Xid errors, as users may not read the
 # kernel's log; nor for a container, which the node starts as another user, and this job anyway.
-PLAIN = ("processors", "smt", "numa", "gpu-numa", "memory", "munge", "infiniband")
+PLAIN = (
+    "processors", "smt", "numa", "gpu-numa", "cpuset", "npu", "memory", "munge", "time", "infiniband",
+)  # fmt: skip
 ANY_GPU = (
     "driver",
     "ecc",
