@@ -244,7 +244,7 @@ def rattling(control):
     control.check_output("scontrol update nodename=node2 state=resume")
 
 
-def test_what_a_person_drained_stays_drained_whatever_the_checks_find(rattling, nodes, states, mended):
+def test_what_a_person_drained_stays_drained_whatever_the_checks_find(mended, rattling, nodes, states):
     node = next(node for node in nodes if node.check_output("hostname") == rattling)
     assert node.run("/etc/slurm/healthcheck").rc == 0
     assert states()[rattling] == ("drain", "a fan rattles")
