@@ -56,6 +56,8 @@ def layout(nodes: int, memory_mb: int, node_class: str = NONE) -> dict[str, Any]
         "virtual_memory_mb": memory,
         "virtual_jobs_memory_mb": int(memory * JOBS_SHARE),
         "virtual_class": node_class,
+        # Of nodes that pose. All are checked at once, on the cores of one machine.
+        "virtual_health_interval_s": max(15, 5 * nodes),
         # Where there are fewer compute nodes, control carries the missing bricks.
         "virtual_bricks": names[1 : DEFAULT_NODES + 1] if nodes >= DEFAULT_NODES else names,
     }
