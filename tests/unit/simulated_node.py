@@ -11,6 +11,11 @@ from minsky.gpus.classes import load
 from minsky.gpus.model import format_list
 from minsky.nodecheck.node import InfiniBand, Node
 
+# Checks that ask nvidia-smi, and fail where it does not answer.
+ASKS_DRIVER = {
+    "driver", "gpus", "nvlinks", "ecc", "throttling", "clocks", "persistence", "pcie", "gpu-memory",
+}  # fmt: skip
+
 
 def rows(*cells: str, gpus: int = 4) -> str:
     """A line for each GPU: its index, then *cells*, in which {} is the index."""

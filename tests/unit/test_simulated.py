@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated_node import Simulated
+from simulated_node import ASKS_DRIVER, Simulated
 
 from minsky import simulated
 from minsky.errors import MinskyError
@@ -29,17 +29,6 @@ READABLE = [
     ("lscpu",),
     ("numactl", "-H"),
 ]
-ASKS_DRIVER = {
-    "driver",
-    "gpus",
-    "nvlinks",
-    "ecc",
-    "throttling",
-    "clocks",
-    "persistence",
-    "pcie",
-    "gpu-memory",
-}
 
 
 @pytest.fixture

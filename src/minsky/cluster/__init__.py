@@ -36,7 +36,7 @@ INPUTS = (
     *(f"src/minsky/{name}" for name in ("data.py", "simulated", *bundle.PARTS)),
 )  # fmt: skip
 POSED = STATE / "posed"  # what stands in for the hardware of a class
-# Faults that need no GPU, with the check that must find them, and all.
+# Faults, each with the check that must find it; the last two need no GPU.
 FAULTS = simulated.FAULTS | {"mount-gone": "mount", "clock-skew": "munge"}
 
 
@@ -330,9 +330,8 @@ def status() -> None:
     if nodes and PROVISIONED.exists():
         for line in PROVISIONED.read_text().splitlines()[1:]:
             print(f"A simulated fault: {line}; make fault NODE={line.split()[0]} FAULT={NONE} mends it.")
-        told = (
-            [] if posed == NONE else ["--format=%9P %.5a %.10l %.5D %.6t %20G %10f %N"]
-        )  # GRES and features
+        # with GRES and features, which say "simulated"
+        told = [] if posed == NONE else ["--format=%9P %.5a %.10l %.5D %.6t %20G %10f %N"]
         subprocess.run(ssh("root", shlex.join(["sinfo", *told])), check=False, stdin=subprocess.DEVNULL)
     elif nodes and at_work():
         print(f"They are being provisioned; {LOGS} has what Ansible said so far.")
